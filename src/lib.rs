@@ -5,5 +5,7 @@
 //! `encoder`, …), logic (`transcribe`, `transcript`, `audio`), `registry`, `inference`, `dsp`.
 
 pub mod audio;
+pub mod inference;
+pub mod registry;
 pub mod transcribe;
 pub mod transcript;

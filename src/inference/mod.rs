@@ -5,7 +5,7 @@
 pub mod cancel;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
-pub mod manifest;
+//pub mod manifest;
 pub mod onnx;
 pub mod whisper_cpp;
 
@@ -112,7 +112,13 @@ pub struct BatchParams {
 
 impl Default for BatchParams {
     fn default() -> Self {
-        Self { beam: 1, temperature: 0.0, best_of: 1, timestamps: false, word_times: true }
+        Self {
+            beam: 1,
+            temperature: 0.0,
+            best_of: 1,
+            timestamps: false,
+            word_times: true,
+        }
     }
 }
 
@@ -174,6 +180,8 @@ pub struct SpeechModelInfo {
     pub multilingual: bool,
     /// Bytes the weights take.
     pub weight_bytes: u64,
+    /// Most windows that one lane decodes side by side.
+    pub max_batch: usize,
     /// Constant lateness of its word times, in samples: taken off by the logic. Measured per model.
     pub word_time_offset: i32,
 }
@@ -213,7 +221,11 @@ pub struct VadState {
 
 impl Default for VadState {
     fn default() -> Self {
-        Self { h: vec![0.0; 128], c: vec![0.0; 128], context: vec![0.0; 64] }
+        Self {
+            h: vec![0.0; 128],
+            c: vec![0.0; 128],
+            context: vec![0.0; 64],
+        }
     }
 }
 

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Finds ONNX Runtime, checks its version and owns the one environment a process may have.
+//!
+//! Nothing is linked: a machine without the library can load the plugin and gets an error that names the
+//! remedy from the element that needs it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use once_cell::sync::OnceCell;
+
+use crate::inference::EngineError;
+
+/// Oldest ONNX Runtime that will do.
+const OLDEST: &str = "1.24";
+
+/// A second environment is refused for the life of the process, even after the first is gone: it stays.
+static ENVIRONMENT: OnceCell<ort::environment::Environment> = OnceCell::new();
+/// Where the plugin's file lies; set once when GStreamer registers it.
+static PLUGIN_FOLDER: OnceCell<PathBuf> = OnceCell::new();
+/// A library named by a property, asked for before the environment exists.
+static ASKED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Tells where the plugin's file lies, so that a library beside it is found.
+pub fn set_plugin_folder(folder: &Path) {
+    // GStreamer may register twice in one process: the same folder then.
+    let _ = PLUGIN_FOLDER.set(folder.to_owned());
+}
+
+/// The plugin's folder, if GStreamer has told it.
+pub fn plugin_folder() -> Option<&'static Path> {
+    PLUGIN_FOLDER.get().map(PathBuf::as_path)
+}
+
+/// Asks for one library by path. Only heeded before the first use in the process.
+pub fn set_library(path: &Path) {
+    *ASKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
+}
+
+/// The environment, made at the first call. A failure is forgotten, so that a later call, with the library
+/// in place, succeeds.
+pub fn environment() -> Result<&'static ort::environment::Environment, EngineError> {
+    ENVIRONMENT.get_or_try_init(|| {
+        let mut tried = Vec::new();
+        for candidate in candidates() {
+            // A bare name is for the loader; any other path must be a file, or ort looks elsewhere itself.
+            let bare = candidate.components().count() == 1;
+            if !bare && !candidate.is_file() {
+                tried.push(format!("{}: not there", candidate.display()));
+                continue;
+            }
+            match ort::init_from(&candidate) {
+                Ok(builder) => {
+                    return builder
+                        .with_name("scribe")
+                        .with_telemetry(false)
+                        .build()
+                        .map_err(|e| {
+                            EngineError::Runtime(format!(
+                                "ONNX Runtime at {} does not start: {e}",
+                                candidate.display()
+                            ))
+                        });
+                }
+                Err(e) => tried.push(format!("{}: {e}", candidate.display())),
+            }
+        }
+        Err(EngineError::Runtime(missing(&tried)))
+    })
+}
+
+fn missing(tried: &[String]) -> String {
+    format!(
+        "ONNX Runtime {OLDEST} or newer was not found. Get it with `scribe-models runtime`, or name \
+         libonnxruntime.so in the environment variable SCRIBE_ORT_LIB. Tried: {}",
+        tried.join("; ")
+    )
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    let asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    out.extend(asked);
+    for variable in ["SCRIBE_ORT_LIB", "ORT_DYLIB_PATH"] {
+        let value = std::env::var_os(variable).filter(|v| !v.is_empty());
+        out.extend(value.map(PathBuf::from));
+    }
+    if !out.is_empty() {
+        // What a person named is used or refused, never passed over in silence.
+        return out;
+    }
+    for folder in folders() {
+        for sub in [folder.join("scribe"), folder] {
+            out.extend(libraries_in(&sub));
+        }
+    }
+    out.push("libonnxruntime.so.1".into());
+    out.push("libonnxruntime.so".into());
+    out
+}
+
+/// The plugin's folder; for programs and tests that link the library, the executable's and its parent's
+/// (`target/release/deps` and `target/release`); then where `scribe-models runtime` puts it.
+fn folders() -> Vec<PathBuf> {
+    let mut out: Vec<PathBuf> = plugin_folder().map(Path::to_owned).into_iter().collect();
+    if let Ok(program) = std::env::current_exe() {
+        out.extend(program.ancestors().skip(1).take(2).map(Path::to_owned));
+        // `target/debug` has no copy of its own: the one that set-up put beside the release build serves.
+        out.extend(
+            program
+                .ancestors()
+                .skip(1)
+                .take(4)
+                .map(|a| a.join("release")),
+        );
+    }
+    let data_home = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    out.extend(data_home.map(|d| d.join("scribe/lib")));
+    out
+}
+
+fn libraries_in(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|e| e.path())
+        .filter(|p| {
+            let name = p
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.")
+        })
+        .collect();
+    // The newest by name first.
+    found.sort();
+    found.reverse();
+    found
+}

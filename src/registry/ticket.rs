@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A ticket stands for an answer that is being worked on.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::inference::{CancelToken, EngineError};
+
+type Waker = Box<dyn FnOnce() + Send>;
+
+struct State<T> {
+    result: Option<Result<T, EngineError>>,
+    waker: Option<Waker>,
+    done: bool,
+}
+
+pub(super) struct Slot<T> {
+    state: Mutex<State<T>>,
+    ready: Condvar,
+}
+
+impl<T> Slot<T> {
+    pub(super) fn new() -> Arc<Self> {
+        let state = State {
+            result: None,
+            waker: None,
+            done: false,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+        })
+    }
+
+    /// Puts the answer in. The first one counts.
+    pub(super) fn put(&self, result: Result<T, EngineError>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.done {
+            return;
+        }
+        state.done = true;
+        state.result = Some(result);
+        let waker = state.waker.take();
+        drop(state);
+        self.ready.notify_all();
+        if let Some(waker) = waker {
+            waker();
+        }
+    }
+}
+
+/// An answer to come. Dropping it cancels the work.
+pub struct Ticket<T> {
+    pub(super) slot: Arc<Slot<T>>,
+    pub(super) cancel: CancelToken,
+}
+
+impl<T> Ticket<T> {
+    /// The answer, if it is there. Given out once.
+    pub fn poll(&mut self) -> Option<Result<T, EngineError>> {
+        self.slot
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .result
+            .take()
+    }
+
+    /// Whether the answer has come.
+    pub fn is_ready(&self) -> bool {
+        self.slot
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .done
+    }
+
+    /// Waits for the answer, at most `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Option<Result<T, EngineError>> {
+        let until = Instant::now() + timeout;
+        let mut state = self
+            .slot
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(result) = state.result.take() {
+                return Some(result);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.done {
+                return None;
+            }
+            state = self
+                .slot
+                .ready
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Calls `wake` once when the answer comes, at once if it is there. It runs on the lane's thread: it must
+    /// be short.
+    pub fn on_ready(&self, wake: impl FnOnce() + Send + 'static) {
+        let mut state = self
+            .slot
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.done {
+            drop(state);
+            wake();
+        } else {
+            state.waker = Some(Box::new(wake));
+        }
+    }
+
+    /// Says that the answer is not wanted.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}
+
+impl<T> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl<T> std::fmt::Debug for Ticket<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket")
+            .field("ready", &self.is_ready())
+            .finish_non_exhaustive()
+    }
+}
