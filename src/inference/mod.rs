@@ -27,6 +27,9 @@ pub enum EngineError {
         /// What was expected and what was found.
         why: String,
     },
+    /// No such model here, or no such name.
+    #[error("{0}")]
+    ModelMissing(String),
     /// The file cannot be read.
     #[error("cannot read model file {}: {why}", path.display())]
     ModelFile {

@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Streaming half of `scribetranscriber`: pads, events, queries, state changes.
+//! What a window is lives in `transcribe`; what a model does lives in `inference`.
+
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::inbox::{Inbox, Item, Put, Sound};
+use super::input::Input;
+use super::settings::{Settings, properties};
+use super::CuePreset;
+use super::worker::{Worker, session_params};
+use crate::context::registry_of;
+use crate::error::engine_error;
+use crate::transcribe::file::{SessionStats, speech_spec, vad_spec};
+use crate::transcript::cues::CueStyle;
+
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("scribetranscriber", gst::DebugColorFlags::empty(), Some("scribe's transcriber"))
+});
+
+/// What streaming has built up. Reset on PAUSED to READY; a flush resets what the worker holds.
+#[derive(Default)]
+struct State {
+    input: Option<Input>,
+    worker: Option<JoinHandle<()>>,
+    group: Option<gst::GroupId>,
+    live: Option<bool>,
+    pango: bool,
+    /// Live sound was dropped: the next is a new piece.
+    dropped: bool,
+    flow: Option<gst::FlowError>,
+    engine: String,
+    stats: SessionStats,
+    segment_seen: bool,
+}
+
+// Lock order: settings, then state, then the inbox's own. None is held across a push, a peer query or an
+// inference.
+pub struct Transcriber {
+    sinkpad: gst::Pad,
+    srcpad: gst::Pad,
+    settings: Mutex<Settings>,
+    state: Mutex<State>,
+    inbox: Arc<Inbox>,
+}
+
+impl Transcriber {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn srcpad(&self) -> &gst::Pad {
+        &self.srcpad
+    }
+
+    pub(super) fn sinkpad(&self) -> &gst::Pad {
+        &self.sinkpad
+    }
+
+    pub(super) fn pango(&self) -> bool {
+        self.state().pango
+    }
+
+    pub(super) fn set_flow(&self, error: gst::FlowError) {
+        self.state().flow = Some(error);
+    }
+
+    pub(super) fn set_engine(&self, engine: &str) {
+        self.state().engine = engine.to_owned();
+    }
+
+    pub(super) fn set_stats(&self, stats: &SessionStats) {
+        self.state().stats = stats.clone();
+    }
+
+    fn chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let map = buffer.map_readable().map_err(|_| {
+            self.post_error_message(gst::error_msg!(gst::ResourceError::Read, ("a buffer of sound cannot be read")));
+            gst::FlowError::Error
+        })?;
+        let (most, sound, live) = {
+            let most = u64::from(self.settings().max_buffered_ms) * 16;
+            let mut state = self.state();
+            let dropped = std::mem::take(&mut state.dropped);
+            let live = state.live.unwrap_or(false);
+            let Some(input) = &mut state.input else {
+                drop(state);
+                self.post_error_message(gst::error_msg!(
+                    gst::CoreError::Negotiation,
+                    ("sound came before its caps: put decodebin or a parser before scribetranscriber")
+                ));
+                return Err(gst::FlowError::NotNegotiated);
+            };
+            let discont = buffer.flags().contains(gst::BufferFlags::DISCONT) || dropped;
+            if discont {
+                input.reset();
+            }
+            let silent = buffer.flags().contains(gst::BufferFlags::GAP);
+            let channels = if silent { input.convert(&vec![0; map.size()]) } else { input.convert(&map) };
+            let Some(channels) = channels else {
+                drop(state);
+                self.post_error_message(gst::error_msg!(gst::StreamError::Decode, ("libgstaudio could not convert the sound")));
+                return Err(gst::FlowError::Error);
+            };
+            (most as usize, Sound { channels, pts: buffer.pts(), discont }, live)
+        };
+        self.hand_in(Item::Sound(sound), most, live)
+    }
+
+    fn hand_in(&self, item: Item, most: usize, live: bool) -> Result<gst::FlowSuccess, gst::FlowError> {
+        match self.inbox.put(item, most, live) {
+            Put::Done => Ok(gst::FlowSuccess::Ok),
+            Put::Flushing => Err(gst::FlowError::Flushing),
+            Put::Failed => Err(self.state().flow.unwrap_or(gst::FlowError::Error)),
+            Put::Dropped => {
+                self.state().dropped = true;
+                gst::warning!(CAT, imp = self, "inference is slower than the live source: sound was dropped");
+                Ok(gst::FlowSuccess::Ok)
+            }
+        }
+    }
+
+    fn event_in(&self, event: gst::Event) -> bool {
+        self.hand_in(Item::Event(event), 0, false).is_ok()
+    }
+
+    /// The resampler's last samples follow what it was given.
+    fn drain_input(&self) {
+        let rest = self.state().input.as_mut().and_then(Input::drain);
+        if let Some(channels) = rest.filter(|c| c.iter().any(|c| !c.is_empty())) {
+            let sound = Sound { channels, pts: None, discont: false };
+            let _ = self.hand_in(Item::Sound(sound), usize::MAX, false);
+        }
+        if let Some(input) = &mut self.state().input {
+            input.reset();
+        }
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        gst::log!(CAT, obj = pad, "{event:?}");
+        match event.view() {
+            gst::EventView::FlushStart(_) => {
+                self.inbox.flush_start();
+                self.srcpad.push_event(event)
+            }
+            gst::EventView::FlushStop(_) => {
+                {
+                    // The worker is out of its push: downstream has been flushing since FLUSH_START.
+                    let _stream = self.srcpad.stream_lock();
+                    self.inbox.flush_stop();
+                    let mut state = self.state();
+                    state.flow = None;
+                    state.dropped = false;
+                    if let Some(input) = &mut state.input {
+                        input.reset();
+                    }
+                }
+                self.srcpad.push_event(event)
+            }
+            gst::EventView::StreamStart(e) => self.stream_start(e),
+            gst::EventView::Caps(e) => self.caps(e),
+            gst::EventView::Segment(e) => {
+                self.segment(e);
+                self.event_in(event)
+            }
+            gst::EventView::Tag(e) => self.tag(e),
+            gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) => {
+                self.drain_input();
+                self.event_in(event)
+            }
+            _ if event.is_serialized() => self.event_in(event),
+            _ => self.srcpad.push_event(event),
+        }
+    }
+
+    fn stream_start(&self, event: &gst::event::StreamStart) -> bool {
+        let group = event.group_id();
+        self.state().group = group;
+        let id = self.srcpad.create_stream_id(&*self.obj(), Some("text"));
+        let mut forward = gst::event::StreamStart::builder(&id)
+            .seqnum(event.seqnum())
+            .flags(gst::StreamFlags::SPARSE);
+        if let Some(group) = group {
+            forward = forward.group_id(group);
+        }
+        self.event_in(forward.build())
+    }
+
+    fn caps(&self, event: &gst::event::Caps) -> bool {
+        let channels = self.settings().channels;
+        let known = self.state().input.as_ref().is_some_and(|input| {
+            gst_audio::AudioInfo::from_caps(&event.caps_owned()).is_ok_and(|info| &info == input.info())
+        });
+        if !known {
+            self.drain_input();
+            match Input::new(event.caps(), channels) {
+                Ok(input) => {
+                    gst::debug!(CAT, imp = self, "{} channels out of {}", input.channels(), event.caps());
+                    self.state().input = Some(input);
+                }
+                Err(message) => {
+                    self.post_error_message(message);
+                    return false;
+                }
+            }
+        }
+        let text = self.text_caps();
+        let forward = gst::event::Caps::builder(&text).seqnum(event.seqnum()).build();
+        self.event_in(forward)
+    }
+
+    /// Plain text unless downstream takes nothing but markup.
+    fn text_caps(&self) -> gst::Caps {
+        let utf8 = gst::Caps::builder("text/x-raw").field("format", "utf8").build();
+        let pango = gst::Caps::builder("text/x-raw").field("format", "pango-markup").build();
+        let allowed = self.srcpad.allowed_caps();
+        let only_pango = allowed.is_some_and(|a| !a.can_intersect(&utf8) && a.can_intersect(&pango));
+        self.state().pango = only_pango;
+        if only_pango { pango } else { utf8 }
+    }
+
+    /// The first segment says whether the source is live.
+    fn segment(&self, _event: &gst::event::Segment) {
+        let first = !std::mem::replace(&mut self.state().segment_seen, true);
+        if !first {
+            return;
+        }
+        let mut query = gst::query::Latency::new();
+        let live = self.sinkpad.peer_query(&mut query) && query.result().0;
+        self.state().live = Some(live);
+        if live {
+            gst::element_imp_warning!(
+                self,
+                gst::CoreError::Clock,
+                ("the source is live and scribetranscriber works in file mode: text comes up to 30 s late. Live mode is not there yet")
+            );
+        }
+    }
+
+    /// Tags of the sound (codec, bitrate) say nothing of the text; title and language stay.
+    fn tag(&self, event: &gst::event::Tag) -> bool {
+        let mut tags = gst::TagList::new();
+        if let Some(out) = tags.get_mut() {
+            out.set_scope(event.tag().scope());
+            for (name, value) in event.tag().iter_generic().flat_map(|(name, values)| values.map(move |v| (name, v))) {
+                let about_sound = name.contains("codec") || name.contains("bitrate") || name.contains("encoder")
+                    || name.contains("container") || name.contains("channel") || name == "language-code";
+                if !about_sound {
+                    let _ = out.add_value(name, value, gst::TagMergeMode::Append);
+                }
+            }
+        }
+        if tags.is_empty() {
+            return true;
+        }
+        self.event_in(gst::event::Tag::builder(tags).seqnum(event.seqnum()).build())
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Latency(q) => {
+                let mut upstream = gst::query::Latency::new();
+                if !self.sinkpad.peer_query(&mut upstream) {
+                    return false;
+                }
+                let (live, min, max) = upstream.result();
+                if live {
+                    let own = gst::ClockTime::from_mseconds(u64::from(self.settings().latency_ms));
+                    q.set(true, min + own, max.map(|m| m + own));
+                } else {
+                    q.set(false, min, max);
+                }
+                true
+            }
+            _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
+        }
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        match query.view() {
+            // Pools of sound are no use to text.
+            gst::QueryView::Allocation(_) => false,
+            _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
+        }
+    }
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = self.settings().clone();
+        let speech = speech_spec(&settings.model, &settings.device, settings.threads);
+        let vad = settings.vad.then(|| vad_spec(&settings.vad_model)).transpose();
+        let (epoch, cancel) = self.inbox.start();
+        {
+            let mut state = self.state();
+            let worker = state.worker.take();
+            *state = State { worker, ..State::default() };
+        }
+        let registry = registry_of(&*self.obj());
+        // A missing model is an error of its own, posted once the element is PAUSED: a probe that goes there
+        // and back must work without one.
+        let (speech, vad) = match (speech, vad) {
+            (Ok(speech), Ok(vad)) => (speech, vad),
+            (Err(error), _) | (_, Err(error)) => {
+                self.fail_later(engine_error(&error));
+                return Ok(());
+            }
+        };
+        let worker = Worker {
+            element: self.obj().downgrade(),
+            inbox: Arc::clone(&self.inbox),
+            params: session_params(&settings, speech, vad),
+            style: cue_style(&settings),
+            settings,
+            registry,
+            epoch,
+            cancel,
+        };
+        let thread = std::thread::Builder::new()
+            .name("scribe-stream".into())
+            .spawn(move || worker.run())
+            .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ("no thread for the stream: {e}")))?;
+        self.state().worker = Some(thread);
+        Ok(())
+    }
+
+    /// Posts an error after the state change that found it, which itself succeeds.
+    fn fail_later(&self, message: gst::ErrorMessage) {
+        self.inbox.fail();
+        self.obj().call_async(move |element| element.imp().post_error_message(message));
+    }
+
+    fn stop(&self) {
+        let worker = self.state().worker.take();
+        if let Some(worker) = worker {
+            // It waits for nothing but the inbox, which is shut: this is over at once. From the worker itself
+            // (an application that stops us out of a sync handler) there is nobody to wait for.
+            if worker.thread().id() != std::thread::current().id() {
+                let _ = worker.join();
+            }
+        }
+        let mut state = self.state();
+        let (engine, stats) = (std::mem::take(&mut state.engine), std::mem::take(&mut state.stats));
+        // What the last run did can still be read.
+        *state = State { engine, stats, ..State::default() };
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let state = self.state();
+        let stats = &state.stats;
+        gst::Structure::builder("scribe/stats")
+            .field("engine", state.engine.as_str())
+            .field("audio-seconds", stats.audio_seconds)
+            .field("speech-seconds", stats.speech_seconds)
+            .field("windows", stats.windows)
+            .field("decoded-again", stats.decoded_again)
+            .field("refused", stats.refused)
+            .field("words", stats.words)
+            .field("buffered-seconds", self.inbox.waiting() as f64 / 16_000.0)
+            .build()
+    }
+}
+
+fn cue_style(settings: &Settings) -> CueStyle {
+    let mut style = match settings.cue_preset {
+        CuePreset::Netflix => CueStyle::netflix(),
+        CuePreset::Bbc => CueStyle::bbc(),
+        CuePreset::Openai => CueStyle::openai(),
+    };
+    if settings.max_line_width > 0 {
+        style.max_line_width = settings.max_line_width as usize;
+    }
+    if settings.max_lines > 0 {
+        style.max_lines = settings.max_lines as usize;
+    }
+    if settings.max_cue_duration_ms > 0 {
+        style.max_duration_ms = u64::from(settings.max_cue_duration_ms);
+    }
+    if settings.min_cue_duration_ms > 0 {
+        style.min_duration_ms = u64::from(settings.min_cue_duration_ms);
+    }
+    style
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for Transcriber {
+    const NAME: &'static str = "GstScribeTranscriber";
+    type Type = super::Transcriber;
+    type ParentType = gst::Element;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let template = |name: &str| klass.pad_template(name).unwrap_or_else(|| unreachable!("made below: {name}"));
+        let sinkpad = gst::Pad::builder_from_template(&template("sink"))
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::FlowError::Error),
+                    |imp| imp.chain(&buffer),
+                )
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_query(pad, query))
+            })
+            .build();
+        let srcpad = gst::Pad::builder_from_template(&template("src"))
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
+            })
+            .flags(gst::PadFlags::FIXED_CAPS)
+            .build();
+        Self {
+            sinkpad,
+            srcpad,
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            inbox: Arc::default(),
+        }
+    }
+}
+
+impl ObjectImpl for Transcriber {
+    fn properties() -> &'static [glib::ParamSpec] {
+        properties()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let outcome = self.settings().set(value, pspec);
+        if let Err(error) = outcome {
+            gst::warning!(CAT, imp = self, "property {} was not set: {error}", pspec.name());
+        }
+        if pspec.name() == "latency" {
+            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        if pspec.name() == "stats" {
+            return self.stats().to_value();
+        }
+        let value = self.settings().get(pspec);
+        value.unwrap_or_else(|| pspec.default_value().clone())
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        for pad in [&self.sinkpad, &self.srcpad] {
+            if let Err(error) = obj.add_pad(pad) {
+                gst::error!(CAT, imp = self, "{error}");
+            }
+        }
+    }
+}
+
+impl GstObjectImpl for Transcriber {}
+
+impl ElementImpl for Transcriber {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "scribe transcriber",
+                "Text/Audio/Filter",
+                "Turns speech into words with times (Whisper)",
+                "scribe developers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let sound = gst_audio::AudioCapsBuilder::new_interleaved().build();
+            let text = gst::Caps::builder("text/x-raw")
+                .field("format", gst::List::new(["utf8", "pango-markup"]))
+                .build();
+            [("sink", gst::PadDirection::Sink, sound), ("src", gst::PadDirection::Src, text)]
+                .into_iter()
+                .filter_map(|(name, direction, caps)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
+                })
+                .collect()
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::NullToReady => {
+                let checked = self.settings().check();
+                if let Err(why) = checked {
+                    self.post_error_message(gst::error_msg!(gst::LibraryError::Settings, ("{why}")));
+                    return Err(gst::StateChangeError);
+                }
+            }
+            gst::StateChange::ReadyToPaused => {
+                if let Err(message) = self.start() {
+                    self.post_error_message(message);
+                    return Err(gst::StateChangeError);
+                }
+            }
+            gst::StateChange::PausedToReady => self.inbox.shutdown(),
+            _ => {}
+        }
+        let outcome = self.parent_change_state(transition)?;
+        if transition == gst::StateChange::PausedToReady {
+            self.stop();
+        }
+        Ok(outcome)
+    }
+}

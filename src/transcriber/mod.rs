@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MPL-2.0
+//! `scribetranscriber`: audio in, words or cues with times out.
+
+mod imp;
+mod inbox;
+mod input;
+mod output;
+mod settings;
+mod worker;
+
+use gst::glib;
+use gst::prelude::*;
+
+glib::wrapper! {
+    /// See the module.
+    pub struct Transcriber(ObjectSubclass<imp::Transcriber>)
+        @extends gst::Element, gst::Object;
+}
+
+/// What was asked of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeTask")]
+pub enum TaskSetting {
+    /// Text in the language that is spoken.
+    #[default]
+    #[enum_value(name = "Text in the language that is spoken", nick = "transcribe")]
+    Transcribe,
+    /// English text.
+    #[enum_value(name = "English text", nick = "translate")]
+    Translate,
+}
+
+/// What a buffer holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeUnit")]
+pub enum Unit {
+    /// A line or two, for reading.
+    #[default]
+    #[enum_value(name = "A cue: a line or two, for reading", nick = "cue")]
+    Cue,
+    /// One word.
+    #[enum_value(name = "One word", nick = "word")]
+    Word,
+}
+
+/// How cues are shaped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeCuePreset")]
+pub enum CuePreset {
+    /// Two lines of 42, seven seconds.
+    #[default]
+    #[enum_value(name = "Two lines of 42 characters, at most 7 s", nick = "netflix")]
+    Netflix,
+    /// Two lines of 37.
+    #[enum_value(name = "Two lines of 37 characters, long pauses kept", nick = "bbc")]
+    Bbc,
+    /// A segment as OpenAI's own writer makes it.
+    #[enum_value(name = "Long lines as OpenAI's writer makes them", nick = "openai")]
+    Openai,
+}
+
+/// What to do with several channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeChannels")]
+pub enum Channels {
+    /// All into one.
+    #[default]
+    #[enum_value(name = "All channels into one", nick = "mix")]
+    Mix,
+    /// Each on its own, a speaker each.
+    #[enum_value(name = "Each channel on its own, a speaker each", nick = "separate")]
+    Separate,
+}
+
+/// Which engine runs the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeEngine")]
+pub enum Engine {
+    /// By the model's file.
+    #[default]
+    #[enum_value(name = "By the model's file", nick = "auto")]
+    Auto,
+    /// ggml files.
+    #[enum_value(name = "whisper.cpp, for ggml files", nick = "whisper-cpp")]
+    WhisperCpp,
+}
+
+/// For whom the words are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeMode")]
+pub enum Mode {
+    /// File unless upstream says that it is live.
+    #[default]
+    #[enum_value(name = "File, until live mode is there", nick = "auto")]
+    Auto,
+    /// Best text, as fast as the machine can.
+    #[enum_value(name = "Best text, as fast as the machine can", nick = "file")]
+    File,
+}
+
+/// Registers the element.
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "scribetranscriber",
+        gst::Rank::NONE,
+        Transcriber::static_type(),
+    )
+}

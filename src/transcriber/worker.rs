@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The stream's worker: one thread that takes sound and events in order, runs the logic, and pushes.
+//!
+//! It never waits for anything but its inbox, so that a flush or a shutdown reaches it at once: models load
+//! and run on the registry's threads.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::imp::{CAT, Transcriber};
+use super::inbox::{Inbox, Item, Sound, Take};
+use super::output::{Out, Output};
+use super::settings::Settings;
+use super::TaskSetting;
+use crate::audio::{SampleIndex, SegmentMap, StreamNs, Timeline};
+use crate::error::engine_error;
+use crate::inference::{CancelToken, EngineError};
+use crate::messages;
+use crate::registry::Registry;
+use crate::transcribe::file::{Models, Session, SessionParams, SessionStats, Spoken};
+use crate::transcript::cues::{self, CueStyle};
+use crate::transcript::Word;
+
+/// How long the worker sleeps when nothing happens: answers and input wake it.
+const TICK: Duration = Duration::from_millis(500);
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What the thread needs from the element.
+pub(super) struct Worker {
+    pub element: glib::WeakRef<super::Transcriber>,
+    pub inbox: Arc<Inbox>,
+    pub settings: Settings,
+    pub registry: Registry,
+    pub params: SessionParams,
+    pub style: CueStyle,
+    pub epoch: u64,
+    pub cancel: CancelToken,
+}
+
+/// The work on one stream between two flushes.
+struct Stream {
+    timeline: Timeline,
+    sessions: Vec<Session>,
+    /// Words of sessions that wait for the other channels.
+    pending: Vec<Vec<Spoken>>,
+    next_segment: u64,
+    previous_end: Option<StreamNs>,
+    /// End of the sound so far.
+    end: SampleIndex,
+}
+
+/// Why the worker stops what it does.
+enum Stop {
+    /// A flush or a shutdown: the inbox knows which.
+    Interrupted,
+    /// Downstream refused.
+    Flow(gst::FlowError),
+    /// An error to be posted.
+    Error(gst::ErrorMessage),
+}
+
+impl Worker {
+    /// Runs until the element goes to READY. Panics become an error on the bus.
+    pub(super) fn run(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.main()));
+        if outcome.is_err() {
+            self.inbox.fail();
+            if let Some(element) = self.element.upgrade() {
+                element.imp().post_error_message(gst::error_msg!(
+                    gst::LibraryError::Failed,
+                    ("scribetranscriber's worker panicked: this is a bug. Set the element to NULL and back to go on")
+                ));
+            }
+        }
+    }
+
+    fn main(&mut self) {
+        let mut output = Output::new(self.settings.unit, self.settings.post_messages);
+        loop {
+            match self.epoch(&mut output) {
+                Stop::Interrupted => {}
+                Stop::Flow(error) => self.flow_stopped(error),
+                Stop::Error(message) => {
+                    self.inbox.fail();
+                    if let Some(element) = self.element.upgrade() {
+                        element.imp().post_error_message(message);
+                    }
+                }
+            }
+            // Wait here until a flush begins a new epoch, or the end.
+            loop {
+                match self.inbox.take(self.epoch, false, TICK) {
+                    Take::Shutdown => return,
+                    Take::Flushed { epoch, cancel } => {
+                        self.epoch = epoch;
+                        self.cancel = cancel;
+                        output.flush();
+                        break;
+                    }
+                    Take::Item(_) | Take::Nothing => {
+                        if self.element.upgrade().is_none() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn flow_stopped(&self, error: gst::FlowError) {
+        let Some(element) = self.element.upgrade() else { return };
+        gst::debug!(CAT, obj = element, "downstream returned {error:?}");
+        self.inbox.fail();
+        element.imp().set_flow(error);
+        if !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos) {
+            element.imp().post_error_message(gst::error_msg!(
+                gst::StreamError::Failed,
+                ("what comes after scribetranscriber refused its text: {error:?}"),
+                ["streaming stopped, reason {error:?}"]
+            ));
+        }
+    }
+
+    /// Works until a flush, an error or the end of the stream.
+    fn epoch(&mut self, output: &mut Output) -> Stop {
+        let mut stream: Option<Stream> = None;
+        let mut report = Report::new();
+        let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
+        let leases = match self.load() {
+            Ok(leases) => leases,
+            Err(stop) => return stop,
+        };
+        loop {
+            let wants = stream.as_ref().is_none_or(Stream::wants_input);
+            match self.inbox.take(self.epoch, wants, TICK) {
+                Take::Shutdown | Take::Flushed { .. } => return Stop::Interrupted,
+                Take::Nothing => {
+                    if self.element.upgrade().is_none() {
+                        return Stop::Interrupted;
+                    }
+                }
+                Take::Item(Item::Sound(sound)) => {
+                    let stream = stream.get_or_insert_with(|| Stream::new(&segment));
+                    if let Err(stop) = self.sound(stream, sound, &leases) {
+                        return stop;
+                    }
+                }
+                Take::Item(Item::Event(event)) => {
+                    if let Err(stop) =
+                        self.event(event, &mut stream, &mut segment, output, &mut report, &leases)
+                    {
+                        return stop;
+                    }
+                }
+            }
+            if let Some(stream) = &mut stream
+                && let Err(stop) = self.pump(stream, output, &mut report)
+            {
+                return stop;
+            }
+        }
+    }
+
+    /// Leases on the models, with PROGRESS messages while they load.
+    fn load(&self) -> Result<Arc<Models>, Stop> {
+        let progress = |kind: gst::ProgressType, text: &str| {
+            if let Some(element) = self.element.upgrade() {
+                let message = gst::message::Progress::builder(kind, "scribe-model", text)
+                    .src(&element)
+                    .build();
+                let _ = element.post_message(message);
+            }
+        };
+        progress(gst::ProgressType::Start, "Loading the models");
+        let outcome = Models::acquire(&self.registry, &self.params, &self.cancel);
+        match outcome {
+            Ok(models) => {
+                progress(gst::ProgressType::Complete, "The models are loaded");
+                if let Some(element) = self.element.upgrade() {
+                    gst::info!(CAT, obj = element, "{}", models.describe());
+                    element.imp().set_engine(&models.describe());
+                }
+                Ok(Arc::new(models))
+            }
+            Err(EngineError::Cancelled) => {
+                progress(gst::ProgressType::Canceled, "Loading was stopped");
+                Err(Stop::Interrupted)
+            }
+            Err(error) => {
+                progress(gst::ProgressType::Error, &error.to_string());
+                Err(Stop::Error(engine_error(&error)))
+            }
+        }
+    }
+
+    fn sound(
+        &self,
+        stream: &mut Stream,
+        sound: Sound,
+        models: &Arc<Models>,
+    ) -> Result<(), Stop> {
+        let samples = sound.channels.iter().map(Vec::len).max().unwrap_or(0);
+        if samples == 0 && !sound.discont {
+            return Ok(());
+        }
+        while stream.sessions.len() < sound.channels.len() {
+            let inbox = Arc::clone(&self.inbox);
+            let wake = Arc::new(move || inbox.poke());
+            stream.sessions.push(Session::new(Arc::clone(models), self.params.clone(), wake));
+            stream.pending.push(Vec::new());
+        }
+        let place = stream.timeline.place(
+            sound.pts.map(gst::ClockTime::nseconds),
+            sound.discont,
+            samples as u64,
+        );
+        let trim = usize::try_from(place.trim_front).unwrap_or(usize::MAX).min(samples);
+        for (session, channel) in stream.sessions.iter_mut().zip(&sound.channels) {
+            if place.new_piece {
+                session.end_piece();
+            }
+            if place.silence_before > 0 {
+                let at = SampleIndex(place.start.0 - place.silence_before.min(place.start.0));
+                session.push_silence(at, place.silence_before);
+            }
+            session.push(place.start, channel.get(trim..).unwrap_or_default());
+        }
+        stream.end = place.start.plus((samples - trim) as u64);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one epoch, which live in its loop.
+    fn event(
+        &self,
+        event: gst::Event,
+        stream: &mut Option<Stream>,
+        segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
+        output: &mut Output,
+        report: &mut Report,
+        models: &Arc<Models>,
+    ) -> Result<(), Stop> {
+        let Some(element) = self.element.upgrade() else { return Err(Stop::Interrupted) };
+        match event.view() {
+            gst::EventView::Segment(e) => {
+                let Some(new) = e.segment().downcast_ref::<gst::ClockTime>() else {
+                    return Err(Stop::Error(gst::error_msg!(
+                        gst::StreamError::Format,
+                        ("the sound has no segment in time but in {:?}: put a parser or audiorate before scribetranscriber",
+                            e.segment().format())
+                    )));
+                };
+                // What came under the old segment leaves under it.
+                if let Some(stream) = stream {
+                    self.drain(stream, output, report)?;
+                }
+                let mut out = new.clone();
+                let lateness = gst::ClockTime::from_mseconds(u64::from(self.settings.lateness_ms));
+                out.set_base(new.base().unwrap_or_default() + lateness);
+                let forward = gst::event::Segment::builder(&out).seqnum(event.seqnum()).build();
+                output.set_segment(&out);
+                match stream {
+                    Some(stream) => stream.timeline.set_segment(segment_map(new)),
+                    None => *stream = Some(Stream::new(&Some(new.clone()))),
+                }
+                *segment = Some(new.clone());
+                output.pango = element.imp().pango();
+                self.push_event(&element, forward);
+            }
+            gst::EventView::Gap(e) => {
+                let (pts, duration) = e.get();
+                let Some(duration) = duration else { return Ok(()) };
+                let stream = stream.get_or_insert_with(|| Stream::new(segment));
+                self.silence(stream, pts, duration);
+            }
+            gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) => {
+                if let Some(stream) = stream {
+                    self.drain(stream, output, report)?;
+                    let end = stream.timeline.stream_ns(stream.end);
+                    if let Some(out) = output.advance(gst::ClockTime::from_nseconds(end.0)) {
+                        self.push(&element, out)?;
+                    }
+                }
+                report.done(&element, self.settings.post_messages);
+                self.push_event(&element, event);
+            }
+            _ => {
+                // Tags and custom events keep their place between the words.
+                if let Some(stream) = stream {
+                    self.drain(stream, output, report)?;
+                }
+                self.push_event(&element, event);
+            }
+        }
+        Ok(())
+    }
+
+    /// A GAP is silence; a long one ends the piece.
+    fn silence(
+        &self,
+        stream: &mut Stream,
+        pts: gst::ClockTime,
+        duration: gst::ClockTime,
+    ) {
+        let place = stream.timeline.gap(pts.nseconds(), duration.nseconds());
+        for session in &mut stream.sessions {
+            if place.new_piece {
+                session.end_piece();
+            } else if place.silence_before > 0 {
+                let at = SampleIndex(place.start.0 - place.silence_before.min(place.start.0));
+                session.push_silence(at, place.silence_before);
+            }
+        }
+        stream.end = stream.end.max(place.start);
+    }
+
+    /// Waits for all windows in flight and pushes their words.
+    fn drain(&self, stream: &mut Stream, output: &mut Output, report: &mut Report) -> Result<(), Stop> {
+        for session in &mut stream.sessions {
+            session.end_piece();
+        }
+        loop {
+            self.pump(stream, output, report)?;
+            if stream.sessions.iter().all(Session::is_idle) {
+                return Ok(());
+            }
+            match self.inbox.take(self.epoch, false, TICK) {
+                Take::Shutdown | Take::Flushed { .. } => return Err(Stop::Interrupted),
+                Take::Item(_) => {}
+                Take::Nothing => {
+                    if self.element.upgrade().is_none() {
+                        return Err(Stop::Interrupted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the sessions have, pushes what is complete on all channels.
+    fn pump(&self, stream: &mut Stream, output: &mut Output, report: &mut Report) -> Result<(), Stop> {
+        let several = stream.sessions.len() > 1;
+        for (session, pending) in stream.sessions.iter_mut().zip(&mut stream.pending) {
+            pending.extend(session.poll().map_err(|e| Stop::Error(engine_error(&e)))?);
+        }
+        let Some(element) = self.element.upgrade() else { return Err(Stop::Interrupted) };
+        // No word will come before this on any channel.
+        let until = stream.sessions.iter().map(Session::settled_until).min().unwrap_or_default();
+        let mut ready: Vec<(usize, Spoken)> = Vec::new();
+        for (channel, pending) in stream.pending.iter_mut().enumerate() {
+            let complete = pending.iter().take_while(|s| !several || s.end <= until).count();
+            ready.extend(pending.drain(..complete).map(|s| (channel, s)));
+        }
+        ready.sort_by_key(|(_, spoken)| spoken.start);
+        for (channel, spoken) in ready {
+            let speaker = several.then(|| format!("Channel {}", channel + 1));
+            self.speak(&element, stream, spoken, speaker, output)?;
+        }
+        if until > SampleIndex(0) {
+            let stream_time = stream.timeline.stream_ns(until);
+            if let Some(out) = output.advance(gst::ClockTime::from_nseconds(stream_time.0)) {
+                self.push(&element, out)?;
+            }
+            stream.timeline.forget_before(until);
+        }
+        let stats = stream.sessions.iter().map(Session::stats).fold(SessionStats::default(), |a, b| a + b);
+        element.imp().set_stats(&stats);
+        report.tell(&element, until, &stream.timeline, &stats, self.settings.post_messages);
+        Ok(())
+    }
+
+    fn speak(
+        &self,
+        element: &super::Transcriber,
+        stream: &mut Stream,
+        spoken: Spoken,
+        speaker: Option<String>,
+        output: &mut Output,
+    ) -> Result<(), Stop> {
+        let timeline = &stream.timeline;
+        let id = speaker.as_ref().map(|s| s.to_ascii_lowercase().replace(' ', "-"));
+        let words: Vec<Word> = spoken
+            .words
+            .iter()
+            .map(|w| Word {
+                text: w.text.clone(),
+                start: timeline.stream_ns(w.start),
+                end: timeline.stream_ns(w.end),
+                running_start: timeline.running_ns(w.start),
+                running_end: timeline.running_ns(w.end),
+                probability: w.probability,
+                confidence: w.confidence,
+                speaker_id: id.clone(),
+                speaker: speaker.clone(),
+            })
+            .collect();
+        let mut info = spoken.info.clone();
+        info.seek = timeline.stream_ns(spoken.start).0 / 10_000_000;
+        let until = Some(timeline.stream_ns(spoken.end));
+        let cues = cues::arrange(
+            words,
+            &spoken.tokens,
+            &info,
+            &mut stream.next_segment,
+            stream.previous_end,
+            until,
+            &self.style,
+        );
+        stream.previous_end = cues.last().map(|c| c.end).or(stream.previous_end);
+        for (i, cue) in cues.iter().enumerate() {
+            let ends_segment = cues.get(i + 1).is_none_or(|next| next.segment.id != cue.segment.id);
+            for out in output.cue(element.upcast_ref(), cue, ends_segment) {
+                self.push(element, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pushes under the source pad's stream lock, and only what belongs to the present epoch.
+    fn push(&self, element: &super::Transcriber, out: Out) -> Result<(), Stop> {
+        let pad = element.imp().srcpad();
+        if let Out::Message(message) = out {
+            let _ = element.post_message(message);
+            return Ok(());
+        }
+        let _stream = pad.stream_lock();
+        if !self.inbox.is_current(self.epoch) {
+            return Err(Stop::Interrupted);
+        }
+        match out {
+            Out::Buffer(buffer) => pad.push(buffer).map(drop).map_err(|error| match error {
+                gst::FlowError::Flushing => Stop::Interrupted,
+                error => Stop::Flow(error),
+            }),
+            Out::Event(event) => {
+                pad.push_event(event);
+                Ok(())
+            }
+            Out::Message(_) => Ok(()),
+        }
+    }
+
+    fn push_event(&self, element: &super::Transcriber, event: gst::Event) {
+        // A refusal shows at the next buffer.
+        let _ = self.push(element, Out::Event(event));
+    }
+}
+
+impl Stream {
+    fn new(segment: &Option<gst::FormattedSegment<gst::ClockTime>>) -> Self {
+        let mut timeline = Timeline::new();
+        if let Some(segment) = segment {
+            timeline.set_segment(segment_map(segment));
+        }
+        Self {
+            timeline,
+            sessions: Vec::new(),
+            pending: Vec::new(),
+            next_segment: 0,
+            previous_end: None,
+            end: SampleIndex(0),
+        }
+    }
+
+    fn wants_input(&self) -> bool {
+        self.sessions.iter().all(Session::wants_input)
+    }
+}
+
+fn segment_map(segment: &gst::FormattedSegment<gst::ClockTime>) -> SegmentMap {
+    let ns = |t: Option<gst::ClockTime>| t.map_or(0, gst::ClockTime::nseconds);
+    SegmentMap {
+        start_ns: ns(segment.start()),
+        stop_ns: segment.stop().map(gst::ClockTime::nseconds),
+        base_ns: ns(segment.base()),
+        time_ns: ns(segment.time()),
+        rate: segment.rate(),
+        applied_rate: segment.applied_rate(),
+    }
+}
+
+/// What the session works by, from the settings.
+pub(super) fn session_params(settings: &Settings, speech: crate::registry::WhisperSpec, vad: Option<crate::registry::VadSpec>) -> SessionParams {
+    let mut params = SessionParams::new(speech, vad);
+    params.language = settings.language();
+    params.task = match settings.task {
+        TaskSetting::Transcribe => crate::transcript::Task::Transcribe,
+        TaskSetting::Translate => crate::transcript::Task::Translate,
+    };
+    params.prompt.clone_from(&settings.prompt);
+    params.vocabulary.clone_from(&settings.vocabulary);
+    params.beam = settings.beam_size;
+    params.temperatures = settings.temperatures.iter().map(|t| *t as f32).collect();
+    params.word_times = settings.word_times;
+    params.verbatim = settings.verbatim;
+    params.speech_params.threshold = settings.vad_threshold as f32;
+    params.speech_params.neg_threshold = settings.vad_neg_threshold as f32;
+    params.speech_params.min_speech_ms = settings.vad_min_speech_ms;
+    params.speech_params.min_silence_ms = settings.vad_min_silence_ms;
+    params.speech_params.pad_ms = settings.vad_pad_ms;
+    params
+}
+
+/// Tells how the work goes: messages for applications, INFO lines for people.
+struct Report {
+    began: Instant,
+    told: Option<Instant>,
+    logged: Instant,
+    heard_ns: u64,
+}
+
+impl Report {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, told: None, logged: now, heard_ns: 0 }
+    }
+
+    fn tell(
+        &mut self,
+        element: &super::Transcriber,
+        until: SampleIndex,
+        timeline: &Timeline,
+        stats: &SessionStats,
+        post: bool,
+    ) {
+        if self.logged.elapsed() >= LOG_EVERY {
+            self.logged = Instant::now();
+            gst::info!(CAT, obj = element, "{stats}");
+        }
+        if !post || self.told.is_some_and(|t| t.elapsed() < PROGRESS_EVERY) {
+            return;
+        }
+        let position = timeline.stream_ns(until).0;
+        if position == self.heard_ns {
+            return;
+        }
+        self.told = Some(Instant::now());
+        self.heard_ns = position;
+        let duration = element.imp().sinkpad().peer_query_duration::<gst::ClockTime>();
+        let percent = duration
+            .filter(|d| !d.is_zero())
+            .map(|d| (position as f64 / d.nseconds() as f64 * 100.0).min(100.0));
+        let text = match (percent, duration) {
+            (Some(percent), Some(duration)) => {
+                format!("{percent:.0} % of {:.3} s", duration.nseconds() as f64 / 1e9)
+            }
+            _ => format!("{:.3} s", position as f64 / 1e9),
+        };
+        let _ = element.post_message(messages::progress(element, percent, position, &text));
+    }
+
+    fn done(&mut self, element: &super::Transcriber, post: bool) {
+        let took = self.began.elapsed().as_secs_f64();
+        gst::info!(CAT, obj = element, "Finished after {took:.1} s");
+        if post {
+            let _ = element.post_message(messages::progress(element, Some(100.0), self.heard_ns, "Finished"));
+        }
+    }
+}
+
