@@ -4,7 +4,7 @@
 # Builds the plugin and the programs.
 #
 #   scripts/build.sh            for this machine's CPU, in target/release
-#   scripts/build.sh --dist     for any x86-64 with AVX2, in target-dist/release
+#   scripts/build.sh --dist     for any x86-64 with AVX2, in target-dist/dist
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -16,6 +16,7 @@ find_cargo || die "no Rust on this machine" "make setup says what to install"
 case ${1:-} in
     '')
         target=target
+        profile=release
         # Said aloud: with SOURCE_DATE_EPOCH in the environment whisper.cpp would otherwise take no
         # instruction set at all, and be many times slower without a word.
         : "${GGML_NATIVE:=ON}"
@@ -23,6 +24,7 @@ case ${1:-} in
         ;;
     --dist)
         target="target-dist"
+        profile=dist
         export GGML_NATIVE=OFF
         if [ "$(uname -m)" = x86_64 ]; then
             export GGML_SSE42=ON GGML_AVX=ON GGML_AVX2=ON GGML_FMA=ON GGML_F16C=ON GGML_BMI2=ON
@@ -44,23 +46,23 @@ engine_settings() {
     c++ --version 2>/dev/null | head -n 1
 }
 
-stamp=$target/release/.engine-settings
+stamp=$target/$profile/.engine-settings
 settings=$(engine_settings | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$settings" ]; then
     # Also without a stamp: who knows with which settings a bare `cargo build` was run.
-    if ls -d "$target"/release/build/whisper-rs-sys-* >/dev/null 2>&1; then
+    if ls -d "$target"/$profile/build/whisper-rs-sys-* >/dev/null 2>&1; then
         say "the settings of whisper.cpp's build have changed: building it afresh"
-        cargo clean --quiet --release --target-dir "$target" -p whisper-rs-sys ||
+        cargo clean --quiet --profile "$profile" --target-dir "$target" -p whisper-rs-sys ||
             die "cargo clean failed" "rm -rf $target"
     fi
-    mkdir -p "$target/release"
+    mkdir -p "$target/$profile"
     echo "$settings" >"$stamp"
 fi
 
-say "building in $target/release (the first time takes some minutes)"
+say "building in $target/$profile (the first time takes some minutes)"
 # The programs' crates do not enter the plugin: its code names none of them.
-cargo build --release --locked --target-dir "$target" --features cli ||
+cargo build --profile "$profile" --locked --target-dir "$target" --features cli ||
     die "the build failed" "the lines above say why. A missing header or tool: make setup. A Cargo.lock that does not fit: git checkout Cargo.lock. Strange errors of CMake: rm -rf $target"
 
-[ -f "$target/release/libgstscribe.so" ] ||
-    die "the build made no $target/release/libgstscribe.so" "see [lib] in Cargo.toml: name gstscribe, crate-type cdylib"
+[ -f "$target/$profile/libgstscribe.so" ] ||
+    die "the build made no $target/$profile/libgstscribe.so" "see [lib] in Cargo.toml: name gstscribe, crate-type cdylib"

@@ -13,15 +13,15 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 scripts/build.sh --dist
-target-dist/release/scribe-models runtime target-dist/release/scribe ||
-    die "ONNX Runtime could not be put into target-dist/release/scribe" \
+target-dist/dist/scribe-models runtime target-dist/dist/scribe ||
+    die "ONNX Runtime could not be put into target-dist/dist/scribe" \
         "a network that reaches PyPI, or the wheel in a folder: SCRIBE_MODELS_FROM=FOLDER make dist"
 
 version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 name=scribe-$version-$(uname -m)
 rm -rf target-dist/stage
 # Models have licences and a home of their own: scribe-models gets them.
-PREFIX=/usr FOR_USER='' DESTDIR=$PWD/target-dist/stage BUILD=target-dist/release MODELS=0 scripts/install.sh
+PREFIX=/usr FOR_USER='' DESTDIR=$PWD/target-dist/stage BUILD=target-dist/dist MODELS=0 scripts/install.sh
 # Debug lines are for us: two thirds of the file.
 strip --strip-debug target-dist/stage/usr/bin/* "$(find target-dist/stage -name libgstscribe.so)"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@${SOURCE_DATE_EPOCH:-$(date +%s)}" \

@@ -12,10 +12,7 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 find_cargo || die "no Rust on this machine" "make setup says what to install"
 
-# The release profile, so that whisper.cpp is not built a second time for tests (cargo keys a build
-# script's run by profile name and opt-level alone), but without link-time optimisation: it would be
-# repeated for every test program, and takes longer than the tests.
-export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+# The release profile: whisper.cpp and most crates are then built once for plugin, linters and tests.
 unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS
 
 # Programs that tests start (gst-launch-1.0, Python) load the plugin as it was built for users.
