@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MPL-2.0
+#
+# One command for each habit; `make help` lists them. None needs a variable exported before. The work
+# is done by scripts/: a recipe here only names it, so that a person can run the same by hand.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+# Set-up, build and tests each use all cores by themselves; in parallel they would only trip over apt's
+# lock and cargo's.
+.NOTPARALLEL:
+
+# Rust as rustup installs it is found without a new login, and before a distribution's older one.
+CARGO_BIN := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+ifeq ($(findstring :$(CARGO_BIN):,:$(PATH):),)
+export PATH := $(CARGO_BIN):$(PATH)
+endif
+
+# Handed to the scripts by the environment, where no blank and no quote in a name does harm.
+PREFIX ?= /usr/local
+export PREFIX DESTDIR PURGE FILE
+
+.PHONY: help setup setup-test build models demo check lint test bench soak inspect run dist install \
+	uninstall clean
+
+help: ## this list
+	@echo 'scribe: decoded audio in, words with times out. First: make demo'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
+		printf '  make %-11s %s\n' "$$name" "$$what"; done
+
+setup: ## install what building and running need (Debian 12, Ubuntu 24.04)
+	@scripts/setup.sh
+
+setup-test: ## install what the tests need on top
+	@scripts/setup.sh --test
+
+build: setup ## plugin and programs for this machine, in target/release
+	@scripts/build.sh
+
+models: build ## the default models and ONNX Runtime
+	@scripts/models.sh
+
+demo: models ## captions of a recording in the terminal, and as .vtt, .srt and .json in demo-output
+	@scripts/demo.sh
+
+check: setup-test ## formatting, clippy, licences, documentation, scripts
+	@scripts/check.sh
+
+lint: check
+
+test: setup-test ## set-up, check, models, and all tests: what CI runs
+	@scripts/check.sh
+	@scripts/build.sh
+	@scripts/models.sh
+	@scripts/test.sh
+
+bench: models ## figures for docs/benchmarks.md
+	@scripts/hook.sh bench
+
+soak: models ## the tests that take hours
+	@scripts/hook.sh soak
+
+inspect: build ## what gst-inspect-1.0 says of the plugin just built; ELEMENT=… for one element
+	@scripts/inspect.sh $(ELEMENT)
+
+run: models ## captions of FILE=… on the terminal
+	@if [ -z "$$FILE" ]; then echo 'scribe: no file given' >&2; \
+		echo '  remedy: make run FILE=talk.mp3' >&2; exit 1; fi
+	@pipelines/file_to_terminal.sh "$$FILE"
+
+dist: setup ## portable build (x86-64 with AVX2) and its archive, in target-dist
+	@scripts/dist.sh
+
+install: ## plugin, ONNX Runtime, models, programs into PREFIX=… (default /usr/local) or USER=1
+	@FOR_USER='$(filter 1,$(USER))' scripts/install.sh
+
+uninstall: ## exactly what install put there; models too with PURGE=1
+	@FOR_USER='$(filter 1,$(USER))' scripts/uninstall.sh
+
+clean: ## everything built; models stay
+	rm -rf target target-dist demo-output

@@ -1,0 +1,12 @@
+#!/bin/sh
+# SPDX-License-Identifier: MPL-2.0
+# File to WebVTT.
+#   pipelines/file_to_vtt.sh talk.mp3 [talk.vtt]
+set -eu
+in=${1:?usage: $0 FILE [OUTPUT]}
+out=${2:-${in%.*}.vtt}
+# shellcheck source=pipelines/common.sh
+. "$(dirname "$0")/common.sh"
+
+gst-launch-1.0 -q -e filesrc location="$in" ! decodebin ! audioconvert ! scribetranscriber ! \
+    scribeenc format=vtt ! filesink location="$out"

@@ -1,0 +1,26 @@
+#!/bin/sh
+# SPDX-License-Identifier: MPL-2.0
+#
+# All tests. Wants what `make setup-test build models` leaves: under SCRIBE_TEST_COMPLETE=1 a missing
+# model or tool is a failure; a bare `cargo test` skips such tests and says so.
+#
+#   scripts/test.sh [arguments of cargo test]
+set -eu
+
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+find_cargo || die "no Rust on this machine" "make setup says what to install"
+
+# The release profile: whisper.cpp and most crates are then built once for plugin, linters and tests.
+unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+
+# Programs that tests start (gst-launch-1.0, Python) load the plugin as it was built for users.
+GST_PLUGIN_PATH=$PWD/target/release
+GST_REGISTRY=$PWD/target/test-registry.bin
+SCRIBE_TEST_COMPLETE=1
+export GST_PLUGIN_PATH GST_REGISTRY SCRIBE_TEST_COMPLETE
+rm -f "$GST_REGISTRY"
+
+cargo test --release --locked --no-fail-fast --features "cli test-support" "$@" ||
+    die "tests failed" "one alone: scripts/test.sh --test NAME -- PART_OF_ITS_NAME --nocapture"
