@@ -6,6 +6,9 @@
 
 pub mod cues;
 pub mod formats;
+mod text;
+
+pub use text::strip_markup;
 
 use serde::{Deserialize, Serialize};
 
@@ -162,8 +165,8 @@ impl Transcript {
     /// All text: segments joined by spaces where the words bring none.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        for word in self.segments.iter().flat_map(|s| &s.words) {
-            out.push_str(&word.text);
+        for segment in &self.segments {
+            text::append(&mut out, &segment.text());
         }
         out.trim().to_owned()
     }
