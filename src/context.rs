@@ -18,7 +18,9 @@ struct SharedRegistry(Registry);
 pub fn registry_context(registry: &Registry) -> gst::Context {
     let mut context = gst::Context::new(REGISTRY, true);
     if let Some(context) = context.get_mut() {
-        context.structure_mut().set(FIELD, SharedRegistry(registry.clone()));
+        context
+            .structure_mut()
+            .set(FIELD, SharedRegistry(registry.clone()));
     }
     context
 }

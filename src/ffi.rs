@@ -5,7 +5,8 @@
 
 use std::ptr::NonNull;
 
-use gst::glib::translate::ToGlibPtrMut;
+use gst::glib;
+use gst::glib::translate::{ToGlibPtr, ToGlibPtrMut};
 use gst_audio::ffi;
 
 /// Converts interleaved audio of any format, rate and channels into F32.
@@ -32,15 +33,14 @@ impl AudioConverter {
             config.set_mix_matrix(matrix);
         }
         let mut config: gst::Structure = config.into();
-        let (mut input_info, mut output_info) = (input.clone(), output.clone());
-        // SAFETY: both infos are valid for the call, which copies them; the converter takes ownership of the
+        // SAFETY: both infos are valid for the call, which only reads and copies them; the converter takes ownership of the
         // config, of which it gets a copy of its own.
         let raw = unsafe {
             let config: *mut gst::ffi::GstStructure = config.to_glib_none_mut().0;
             ffi::gst_audio_converter_new(
                 ffi::GST_AUDIO_CONVERTER_FLAG_NONE,
-                input_info.to_glib_none_mut().0,
-                output_info.to_glib_none_mut().0,
+                input.to_glib_none().0.cast_mut(),
+                output.to_glib_none().0.cast_mut(),
                 gst::ffi::gst_structure_copy(config),
             )
         };
@@ -60,7 +60,11 @@ impl AudioConverter {
     /// What the resampler still holds, by feeding it silence.
     pub fn drain(&mut self) -> Option<Vec<f32>> {
         let frames = self.latency();
-        if frames == 0 { Some(Vec::new()) } else { self.run(None, frames) }
+        if frames == 0 {
+            Some(Vec::new())
+        } else {
+            self.run(None, frames)
+        }
     }
 
     /// Input frames that the resampler holds back.
@@ -88,8 +92,7 @@ impl AudioConverter {
             out.reserve_exact(self.out_channels);
         }
         let mut out_planes = [out.as_mut_ptr().cast::<std::ffi::c_void>()];
-        let mut in_planes =
-            data.map(|data| [data.as_ptr().cast_mut().cast::<std::ffi::c_void>()]);
+        let mut in_planes = data.map(|data| [data.as_ptr().cast_mut().cast::<std::ffi::c_void>()]);
         // SAFETY: interleaved audio has one plane; the input holds `frames` whole frames and is only read
         // (the flag for a writable input is not given), no pointer stands for silence; the output has room
         // for `out_frames`, the number that the converter itself named.
@@ -97,13 +100,15 @@ impl AudioConverter {
             ffi::gst_audio_converter_samples(
                 self.raw.as_ptr(),
                 0,
-                in_planes.as_mut().map_or(std::ptr::null_mut(), |p| p.as_mut_ptr()),
+                in_planes
+                    .as_mut()
+                    .map_or(std::ptr::null_mut(), |p| p.as_mut_ptr()),
                 frames,
                 out_planes.as_mut_ptr(),
                 out_frames,
             )
         };
-        (done != gst::glib::ffi::GFALSE).then_some(out)
+        (done != glib::ffi::GFALSE).then_some(out)
     }
 }
 
@@ -120,7 +125,9 @@ mod tests {
     use super::*;
 
     fn info(format: gst_audio::AudioFormat, rate: u32, channels: u32) -> gst_audio::AudioInfo {
-        gst_audio::AudioInfo::builder(format, rate, channels).build().unwrap()
+        gst_audio::AudioInfo::builder(format, rate, channels)
+            .build()
+            .unwrap()
     }
 
     #[test]

@@ -2,10 +2,52 @@
 //! scribe: GStreamer elements that turn decoded audio into words with times, speakers and names.
 //!
 //! Layers, from the top; each may use those below it and never one above: elements (`transcriber`,
-//! `encoder`, …), logic (`transcribe`, `transcript`, `audio`), `registry`, `inference`, `dsp`.
+//! `encoder`, …), logic (`transcribe`, `transcript`, `audio`), `registry`, `inference`.
 
 pub mod audio;
+pub mod context;
+pub mod encoder;
+pub mod error;
+pub mod ffi;
 pub mod inference;
+pub mod messages;
+pub mod meta;
 pub mod registry;
 pub mod transcribe;
+pub mod transcriber;
 pub mod transcript;
+
+pub use plugin::plugin_register_static;
+
+/// What GStreamer's macro makes is not ours to document.
+#[allow(missing_docs)]
+mod plugin {
+    use gst::glib;
+
+    use crate::{encoder, inference, meta, transcriber};
+
+    fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+        // Nothing but registration here: this runs in the plugin scanner too.
+        if let Some(file) = plugin.filename() {
+            inference::manifest::set_plugin_file(&file);
+            if let Some(folder) = file.parent() {
+                inference::onnx::library::set_plugin_folder(folder);
+            }
+        }
+        meta::register();
+        transcriber::register(plugin)?;
+        encoder::register(plugin)
+    }
+
+    gst::plugin_define!(
+        scribe,
+        env!("CARGO_PKG_DESCRIPTION"),
+        plugin_init,
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+        "MPL-2.0",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("BUILD_REL_DATE")
+    );
+}

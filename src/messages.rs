@@ -76,7 +76,9 @@ pub fn degraded(
 
 /// See [`SPEAKER_CHANGE`].
 pub fn speaker_change(speaker: Option<&str>) -> gst::Event {
-    let s = gst::Structure::builder(SPEAKER_CHANGE).field("speaker", speaker).build();
+    let s = gst::Structure::builder(SPEAKER_CHANGE)
+        .field("speaker", speaker)
+        .build();
     gst::event::CustomDownstream::new(s)
 }
 

@@ -5,7 +5,7 @@
 pub mod cancel;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
-//pub mod manifest;
+pub mod manifest;
 pub mod onnx;
 pub mod whisper_cpp;
 

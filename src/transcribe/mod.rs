@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Sound to words: windows, guards, words. No GStreamer.
 
+pub mod file;
+pub mod guards;
+pub mod join;
+pub mod packer;
+pub mod words;
+
 use crate::audio::SampleIndex;
 
 /// A word whose times are samples of the stream. Becomes a

@@ -9,18 +9,21 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
+use super::CuePreset;
 use super::inbox::{Inbox, Item, Put, Sound};
 use super::input::Input;
 use super::settings::{Settings, properties};
-use super::CuePreset;
-use super::worker::{Worker, session_params};
+use super::worker::Worker;
 use crate::context::registry_of;
-use crate::error::engine_error;
-use crate::transcribe::file::{SessionStats, speech_spec, vad_spec};
-use crate::transcript::cues::CueStyle;
+use crate::transcribe::file::SessionStats;
+use crate::transcript::cues::{CueStyle, Preset};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
-    gst::DebugCategory::new("scribetranscriber", gst::DebugColorFlags::empty(), Some("scribe's transcriber"))
+    gst::DebugCategory::new(
+        "scribetranscriber",
+        gst::DebugColorFlags::empty(),
+        Some("scribe's transcriber"),
+    )
 });
 
 /// What streaming has built up. Reset on PAUSED to READY; a flush resets what the worker holds.
@@ -84,7 +87,10 @@ impl Transcriber {
 
     fn chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let map = buffer.map_readable().map_err(|_| {
-            self.post_error_message(gst::error_msg!(gst::ResourceError::Read, ("a buffer of sound cannot be read")));
+            self.post_error_message(gst::error_msg!(
+                gst::ResourceError::Read,
+                ("a buffer of sound cannot be read")
+            ));
             gst::FlowError::Error
         })?;
         let (most, sound, live) = {
@@ -105,25 +111,49 @@ impl Transcriber {
                 input.reset();
             }
             let silent = buffer.flags().contains(gst::BufferFlags::GAP);
-            let channels = if silent { input.convert(&vec![0; map.size()]) } else { input.convert(&map) };
+            let channels = if silent {
+                input.convert(&vec![0; map.size()])
+            } else {
+                input.convert(&map)
+            };
             let Some(channels) = channels else {
                 drop(state);
-                self.post_error_message(gst::error_msg!(gst::StreamError::Decode, ("libgstaudio could not convert the sound")));
+                self.post_error_message(gst::error_msg!(
+                    gst::StreamError::Decode,
+                    ("libgstaudio could not convert the sound")
+                ));
                 return Err(gst::FlowError::Error);
             };
-            (most as usize, Sound { channels, pts: buffer.pts(), discont }, live)
+            (
+                most as usize,
+                Sound {
+                    channels,
+                    pts: buffer.pts(),
+                    discont,
+                },
+                live,
+            )
         };
         self.hand_in(Item::Sound(sound), most, live)
     }
 
-    fn hand_in(&self, item: Item, most: usize, live: bool) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn hand_in(
+        &self,
+        item: Item,
+        most: usize,
+        live: bool,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         match self.inbox.put(item, most, live) {
             Put::Done => Ok(gst::FlowSuccess::Ok),
             Put::Flushing => Err(gst::FlowError::Flushing),
             Put::Failed => Err(self.state().flow.unwrap_or(gst::FlowError::Error)),
             Put::Dropped => {
                 self.state().dropped = true;
-                gst::warning!(CAT, imp = self, "inference is slower than the live source: sound was dropped");
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "inference is slower than the live source: sound was dropped"
+                );
                 Ok(gst::FlowSuccess::Ok)
             }
         }
@@ -137,7 +167,11 @@ impl Transcriber {
     fn drain_input(&self) {
         let rest = self.state().input.as_mut().and_then(Input::drain);
         if let Some(channels) = rest.filter(|c| c.iter().any(|c| !c.is_empty())) {
-            let sound = Sound { channels, pts: None, discont: false };
+            let sound = Sound {
+                channels,
+                pts: None,
+                discont: false,
+            };
             let _ = self.hand_in(Item::Sound(sound), usize::MAX, false);
         }
         if let Some(input) = &mut self.state().input {
@@ -198,13 +232,20 @@ impl Transcriber {
     fn caps(&self, event: &gst::event::Caps) -> bool {
         let channels = self.settings().channels;
         let known = self.state().input.as_ref().is_some_and(|input| {
-            gst_audio::AudioInfo::from_caps(&event.caps_owned()).is_ok_and(|info| &info == input.info())
+            gst_audio::AudioInfo::from_caps(&event.caps_owned())
+                .is_ok_and(|info| &info == input.info())
         });
         if !known {
             self.drain_input();
             match Input::new(event.caps(), channels) {
                 Ok(input) => {
-                    gst::debug!(CAT, imp = self, "{} channels out of {}", input.channels(), event.caps());
+                    gst::debug!(
+                        CAT,
+                        imp = self,
+                        "{} channels out of {}",
+                        input.channels(),
+                        event.caps()
+                    );
                     self.state().input = Some(input);
                 }
                 Err(message) => {
@@ -214,16 +255,23 @@ impl Transcriber {
             }
         }
         let text = self.text_caps();
-        let forward = gst::event::Caps::builder(&text).seqnum(event.seqnum()).build();
+        let forward = gst::event::Caps::builder(&text)
+            .seqnum(event.seqnum())
+            .build();
         self.event_in(forward)
     }
 
     /// Plain text unless downstream takes nothing but markup.
     fn text_caps(&self) -> gst::Caps {
-        let utf8 = gst::Caps::builder("text/x-raw").field("format", "utf8").build();
-        let pango = gst::Caps::builder("text/x-raw").field("format", "pango-markup").build();
+        let utf8 = gst::Caps::builder("text/x-raw")
+            .field("format", "utf8")
+            .build();
+        let pango = gst::Caps::builder("text/x-raw")
+            .field("format", "pango-markup")
+            .build();
         let allowed = self.srcpad.allowed_caps();
-        let only_pango = allowed.is_some_and(|a| !a.can_intersect(&utf8) && a.can_intersect(&pango));
+        let only_pango =
+            allowed.is_some_and(|a| !a.can_intersect(&utf8) && a.can_intersect(&pango));
         self.state().pango = only_pango;
         if only_pango { pango } else { utf8 }
     }
@@ -251,18 +299,30 @@ impl Transcriber {
         let mut tags = gst::TagList::new();
         if let Some(out) = tags.get_mut() {
             out.set_scope(event.tag().scope());
-            for (name, value) in event.tag().iter_generic().flat_map(|(name, values)| values.map(move |v| (name, v))) {
-                let about_sound = name.contains("codec") || name.contains("bitrate") || name.contains("encoder")
-                    || name.contains("container") || name.contains("channel") || name == "language-code";
+            for (name, value) in event
+                .tag()
+                .iter_generic()
+                .flat_map(|(name, values)| values.map(move |v| (name, v)))
+            {
+                let about_sound = name.contains("codec")
+                    || name.contains("bitrate")
+                    || name.contains("encoder")
+                    || name.contains("container")
+                    || name.contains("channel")
+                    || name == "language-code";
                 if !about_sound {
                     let _ = out.add_value(name, value, gst::TagMergeMode::Append);
                 }
             }
         }
-        if tags.is_empty() {
+        if tags.n_tags() == 0 {
             return true;
         }
-        self.event_in(gst::event::Tag::builder(tags).seqnum(event.seqnum()).build())
+        self.event_in(
+            gst::event::Tag::builder(tags)
+                .seqnum(event.seqnum())
+                .build(),
+        )
     }
 
     fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -295,28 +355,19 @@ impl Transcriber {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings().clone();
-        let speech = speech_spec(&settings.model, &settings.device, settings.threads);
-        let vad = settings.vad.then(|| vad_spec(&settings.vad_model)).transpose();
         let (epoch, cancel) = self.inbox.start();
         {
             let mut state = self.state();
             let worker = state.worker.take();
-            *state = State { worker, ..State::default() };
+            *state = State {
+                worker,
+                ..State::default()
+            };
         }
         let registry = registry_of(&*self.obj());
-        // A missing model is an error of its own, posted once the element is PAUSED: a probe that goes there
-        // and back must work without one.
-        let (speech, vad) = match (speech, vad) {
-            (Ok(speech), Ok(vad)) => (speech, vad),
-            (Err(error), _) | (_, Err(error)) => {
-                self.fail_later(engine_error(&error));
-                return Ok(());
-            }
-        };
         let worker = Worker {
             element: self.obj().downgrade(),
             inbox: Arc::clone(&self.inbox),
-            params: session_params(&settings, speech, vad),
             style: cue_style(&settings),
             settings,
             registry,
@@ -326,15 +377,14 @@ impl Transcriber {
         let thread = std::thread::Builder::new()
             .name("scribe-stream".into())
             .spawn(move || worker.run())
-            .map_err(|e| gst::error_msg!(gst::ResourceError::Failed, ("no thread for the stream: {e}")))?;
+            .map_err(|e| {
+                gst::error_msg!(
+                    gst::ResourceError::Failed,
+                    ("no thread for the stream: {e}")
+                )
+            })?;
         self.state().worker = Some(thread);
         Ok(())
-    }
-
-    /// Posts an error after the state change that found it, which itself succeeds.
-    fn fail_later(&self, message: gst::ErrorMessage) {
-        self.inbox.fail();
-        self.obj().call_async(move |element| element.imp().post_error_message(message));
     }
 
     fn stop(&self) {
@@ -347,9 +397,16 @@ impl Transcriber {
             }
         }
         let mut state = self.state();
-        let (engine, stats) = (std::mem::take(&mut state.engine), std::mem::take(&mut state.stats));
+        let (engine, stats) = (
+            std::mem::take(&mut state.engine),
+            std::mem::take(&mut state.stats),
+        );
         // What the last run did can still be read.
-        *state = State { engine, stats, ..State::default() };
+        *state = State {
+            engine,
+            stats,
+            ..State::default()
+        };
     }
 
     fn stats(&self) -> gst::Structure {
@@ -369,22 +426,22 @@ impl Transcriber {
 }
 
 fn cue_style(settings: &Settings) -> CueStyle {
-    let mut style = match settings.cue_preset {
-        CuePreset::Netflix => CueStyle::netflix(),
-        CuePreset::Bbc => CueStyle::bbc(),
-        CuePreset::Openai => CueStyle::openai(),
-    };
+    let mut style = CueStyle::from(match settings.cue_preset {
+        CuePreset::Netflix => Preset::Netflix,
+        CuePreset::Bbc => Preset::Bbc,
+        CuePreset::Openai => Preset::Openai,
+    });
     if settings.max_line_width > 0 {
-        style.max_line_width = settings.max_line_width as usize;
+        style = style.with_max_line_width(settings.max_line_width);
     }
     if settings.max_lines > 0 {
-        style.max_lines = settings.max_lines as usize;
+        style.max_lines = settings.max_lines;
     }
     if settings.max_cue_duration_ms > 0 {
-        style.max_duration_ms = u64::from(settings.max_cue_duration_ms);
+        style.max_duration_ns = u64::from(settings.max_cue_duration_ms) * 1_000_000;
     }
     if settings.min_cue_duration_ms > 0 {
-        style.min_duration_ms = u64::from(settings.min_cue_duration_ms);
+        style.min_duration_ns = u64::from(settings.min_cue_duration_ms) * 1_000_000;
     }
     style
 }
@@ -396,7 +453,11 @@ impl ObjectSubclass for Transcriber {
     type ParentType = gst::Element;
 
     fn with_class(klass: &Self::Class) -> Self {
-        let template = |name: &str| klass.pad_template(name).unwrap_or_else(|| unreachable!("made below: {name}"));
+        let template = |name: &str| {
+            klass
+                .pad_template(name)
+                .unwrap_or_else(|| unreachable!("made below: {name}"))
+        };
         let sinkpad = gst::Pad::builder_from_template(&template("sink"))
             .chain_function(|_, parent, buffer| {
                 Self::catch_panic_pad_function(
@@ -436,10 +497,17 @@ impl ObjectImpl for Transcriber {
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let outcome = self.settings().set(value, pspec);
         if let Err(error) = outcome {
-            gst::warning!(CAT, imp = self, "property {} was not set: {error}", pspec.name());
+            gst::warning!(
+                CAT,
+                imp = self,
+                "property {} was not set: {error}",
+                pspec.name()
+            );
         }
         if pspec.name() == "latency" {
-            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+            let _ = self
+                .obj()
+                .post_message(gst::message::Latency::builder().src(&*self.obj()).build());
         }
     }
 
@@ -483,12 +551,15 @@ impl ElementImpl for Transcriber {
             let text = gst::Caps::builder("text/x-raw")
                 .field("format", gst::List::new(["utf8", "pango-markup"]))
                 .build();
-            [("sink", gst::PadDirection::Sink, sound), ("src", gst::PadDirection::Src, text)]
-                .into_iter()
-                .filter_map(|(name, direction, caps)| {
-                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
-                })
-                .collect()
+            [
+                ("sink", gst::PadDirection::Sink, sound),
+                ("src", gst::PadDirection::Src, text),
+            ]
+            .into_iter()
+            .filter_map(|(name, direction, caps)| {
+                gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
+            })
+            .collect()
         });
         &TEMPLATES
     }
@@ -501,7 +572,10 @@ impl ElementImpl for Transcriber {
             gst::StateChange::NullToReady => {
                 let checked = self.settings().check();
                 if let Err(why) = checked {
-                    self.post_error_message(gst::error_msg!(gst::LibraryError::Settings, ("{why}")));
+                    self.post_error_message(gst::error_msg!(
+                        gst::LibraryError::Settings,
+                        ("{why}")
+                    ));
                     return Err(gst::StateChangeError);
                 }
             }

@@ -2,7 +2,7 @@
 //! Where the streaming thread leaves sound and events for the stream's worker: in order, bounded in seconds.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::inference::CancelToken;
@@ -42,7 +42,10 @@ pub(super) enum Take {
     /// A ticket may have come, or the time is over.
     Nothing,
     /// A flush came since `epoch`: all that is older is void.
-    Flushed { epoch: u64, cancel: CancelToken },
+    Flushed {
+        epoch: u64,
+        cancel: CancelToken,
+    },
     /// The element goes to READY.
     Shutdown,
 }
@@ -95,7 +98,10 @@ impl Inbox {
             if live {
                 return Put::Dropped;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.samples += len(&item);
         state.items.push_back(item);
@@ -114,7 +120,10 @@ impl Inbox {
                 return Take::Shutdown;
             }
             if state.epoch != epoch {
-                return Take::Flushed { epoch: state.epoch, cancel: state.cancel.clone() };
+                return Take::Flushed {
+                    epoch: state.epoch,
+                    cancel: state.cancel.clone(),
+                };
             }
             if wants && let Some(item) = state.items.pop_front() {
                 state.samples -= len(&item);
@@ -139,12 +148,6 @@ impl Inbox {
     pub(super) fn poke(&self) {
         self.lock().poked = true;
         self.changed.notify_all();
-    }
-
-    /// A way to wake the worker that keeps nothing alive but the inbox.
-    pub(super) fn waker(self: &Arc<Self>) -> impl FnOnce() + Send + 'static {
-        let inbox = Arc::clone(self);
-        move || inbox.poke()
     }
 
     /// FLUSH_START: drops what waits, cancels what runs, sends everybody home.
@@ -175,7 +178,10 @@ impl Inbox {
     pub(super) fn start(&self) -> (u64, CancelToken) {
         let mut state = self.lock();
         let epoch = state.epoch + 1;
-        *state = State { epoch, ..State::default() };
+        *state = State {
+            epoch,
+            ..State::default()
+        };
         (epoch, state.cancel.clone())
     }
 
@@ -214,10 +220,16 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn sound(samples: usize) -> Item {
-        Item::Sound(Sound { channels: vec![vec![0.0; samples]], pts: None, discont: false })
+        Item::Sound(Sound {
+            channels: vec![vec![0.0; samples]],
+            pts: None,
+            discont: false,
+        })
     }
 
     #[test]
@@ -243,7 +255,10 @@ mod tests {
         inbox.start();
         inbox.put(sound(100), 100, false);
 
-        assert_eq!(inbox.put(Item::Event(gst::event::Eos::new()), 100, false), Put::Done);
+        assert_eq!(
+            inbox.put(Item::Event(gst::event::Eos::new()), 100, false),
+            Put::Done
+        );
     }
 
     #[test]
@@ -257,7 +272,10 @@ mod tests {
         let found = inbox.take(epoch, true, Duration::ZERO);
 
         assert!(cancel.is_cancelled());
-        assert!(matches!(found, Take::Flushed { epoch: e, .. } if e != epoch), "{found:?}");
+        assert!(
+            matches!(found, Take::Flushed { epoch: e, .. } if e != epoch),
+            "{found:?}"
+        );
         assert_eq!(inbox.waiting(), 0);
     }
 }

@@ -28,8 +28,11 @@ impl Input {
             Channels::Mix => 1,
             Channels::Separate => info.channels() as usize,
         };
-        let output =
-            gst_audio::AudioInfo::builder(gst_audio::AUDIO_FORMAT_F32, SAMPLE_RATE, out_channels as u32);
+        let output = gst_audio::AudioInfo::builder(
+            gst_audio::AUDIO_FORMAT_F32,
+            SAMPLE_RATE,
+            out_channels as u32,
+        );
         let matrix = matrix(info.channels() as usize, out_channels);
         let output = match info.positions() {
             Some(positions) if out_channels == info.channels() as usize => {
@@ -40,7 +43,11 @@ impl Input {
         .map_err(|_| refused("it has too many channels"))?;
         let converter = AudioConverter::new(&info, &output, matrix.as_deref())
             .ok_or_else(|| refused("libgstaudio cannot convert it"))?;
-        Ok(Self { info, converter, out_channels })
+        Ok(Self {
+            info,
+            converter,
+            out_channels,
+        })
     }
 
     pub(super) fn channels(&self) -> usize {
@@ -72,7 +79,14 @@ impl Input {
             return vec![samples];
         }
         (0..self.out_channels)
-            .map(|c| samples.iter().skip(c).step_by(self.out_channels).copied().collect())
+            .map(|c| {
+                samples
+                    .iter()
+                    .skip(c)
+                    .step_by(self.out_channels)
+                    .copied()
+                    .collect()
+            })
             .collect()
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Words leave: cues and word buffers with times, metas, GAPs between them, events before them.
 
-use gst::prelude::*;
+use gst::glib;
 
 use crate::messages;
 use crate::meta;
@@ -67,7 +67,9 @@ impl Output {
         }
         if cue.speaker != self.speaker {
             self.speaker.clone_from(&cue.speaker);
-            out.push(Out::Event(messages::speaker_change(self.speaker.as_deref())));
+            out.push(Out::Event(messages::speaker_change(
+                self.speaker.as_deref(),
+            )));
         }
         match self.unit {
             Unit::Cue => self.buffer(cue, &mut out),
@@ -97,16 +99,26 @@ impl Output {
         let from = self.position?;
         let duration = to.checked_sub(from).filter(|d| !d.is_zero())?;
         self.position = Some(to);
-        Some(Out::Event(gst::event::Gap::builder(from).duration(duration).build()))
+        Some(Out::Event(
+            gst::event::Gap::builder(from).duration(duration).build(),
+        ))
     }
 
     fn buffer(&mut self, cue: &Cue, out: &mut Vec<Out>) {
-        let Some(start) = self.pts(gst::ClockTime::from_nseconds(cue.start.0)) else { return };
-        let Some(end) = self.pts(gst::ClockTime::from_nseconds(cue.end.0)) else { return };
+        let Some(start) = self.pts(gst::ClockTime::from_nseconds(cue.start.0)) else {
+            return;
+        };
+        let Some(end) = self.pts(gst::ClockTime::from_nseconds(cue.end.0)) else {
+            return;
+        };
         let start = self.position.map_or(start, |p| p.max(start));
         let end = end.max(start + gst::ClockTime::NSECOND);
         out.extend(self.gap(start));
-        let text = if self.pango { escape(&cue.text()) } else { cue.text() };
+        let text = if self.pango {
+            escape(&cue.text())
+        } else {
+            cue.text()
+        };
         let mut buffer = gst::Buffer::from_slice(text.into_bytes());
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(start);
@@ -122,11 +134,13 @@ impl Output {
 
     /// Position in the segment of a stream time.
     fn pts(&self, stream_time: gst::ClockTime) -> Option<gst::ClockTime> {
-        self.segment.position_from_stream_time(stream_time).or_else(|| {
-            // Outside the segment's bounds (a word that ends after its stop): reckon from its start.
-            let offset = stream_time.checked_sub(self.segment.time()?)?;
-            self.segment.start()?.checked_add(offset)
-        })
+        self.segment
+            .position_from_stream_time(stream_time)
+            .or_else(|| {
+                // Outside the segment's bounds (a word that ends after its stop): reckon from its start.
+                let offset = stream_time.checked_sub(self.segment.time()?)?;
+                self.segment.start()?.checked_add(offset)
+            })
     }
 }
 
@@ -151,5 +165,5 @@ fn language_tag(code: &str) -> gst::Event {
 }
 
 fn escape(text: &str) -> String {
-    gst::glib::markup_escape_text(text).into()
+    glib::markup_escape_text(text).into()
 }

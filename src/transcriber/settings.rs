@@ -100,22 +100,35 @@ impl Settings {
             ));
         }
         if let Some(bad) = self.temperatures.iter().find(|t| !(0.0..=1.0).contains(*t)) {
-            return Err(format!("temperature-fallback holds {bad}: temperatures are 0 to 1"));
+            return Err(format!(
+                "temperature-fallback holds {bad}: temperatures are 0 to 1"
+            ));
         }
         let device = self.device.as_str();
         if device != "auto" && device != "cpu" && !device.starts_with("cuda") {
-            return Err(format!("device \"{device}\" is not known: auto, cpu or cuda:N"));
+            return Err(format!(
+                "device \"{device}\" is not known: auto, cpu or cuda:N"
+            ));
         }
         Ok(())
     }
 
     /// Language as the models write it: the first part of a BCP 47 tag, small letters. `None` for auto.
     pub(super) fn language(&self) -> Option<String> {
-        let first = self.language_code.split(['-', '_']).next().unwrap_or("").to_ascii_lowercase();
+        let first = self
+            .language_code
+            .split(['-', '_'])
+            .next()
+            .unwrap_or("")
+            .to_ascii_lowercase();
         (!first.is_empty() && first != "auto").then_some(first)
     }
 
-    pub(super) fn set(&mut self, value: &glib::Value, pspec: &glib::ParamSpec) -> Result<(), glib::Error> {
+    pub(super) fn set(
+        &mut self,
+        value: &glib::Value,
+        pspec: &glib::ParamSpec,
+    ) -> Result<(), glib::Error> {
         let failed = |e: String| glib::Error::new(gst::LibraryError::Settings, &e);
         fn get<'v, T: glib::value::FromValue<'v>>(value: &'v glib::Value) -> Result<T, String>
         where
@@ -135,7 +148,10 @@ impl Settings {
                 "prompt" => self.prompt = text()?,
                 "vocabulary" => {
                     let array = get::<gst::Array>(value)?;
-                    self.vocabulary = array.iter().filter_map(|v| v.get::<String>().ok()).collect();
+                    self.vocabulary = array
+                        .iter()
+                        .filter_map(|v| v.get::<String>().ok())
+                        .collect();
                 }
                 "beam-size" => self.beam_size = get(value)?,
                 "temperature-fallback" => {
@@ -234,7 +250,13 @@ fn flag(name: &str, nick: &str, blurb: &str, default: bool) -> glib::ParamSpec {
         .build()
 }
 
-fn count(name: &str, nick: &str, blurb: &str, range: std::ops::RangeInclusive<u32>, default: u32) -> glib::ParamSpec {
+fn count(
+    name: &str,
+    nick: &str,
+    blurb: &str,
+    range: std::ops::RangeInclusive<u32>,
+    default: u32,
+) -> glib::ParamSpec {
     glib::ParamSpecUInt::builder(name)
         .nick(nick)
         .blurb(blurb)

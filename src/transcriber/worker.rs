@@ -6,26 +6,31 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::imp::{CAT, Transcriber};
+use super::TaskSetting;
+use super::imp::CAT;
 use super::inbox::{Inbox, Item, Sound, Take};
 use super::output::{Out, Output};
 use super::settings::Settings;
-use super::TaskSetting;
 use crate::audio::{SampleIndex, SegmentMap, StreamNs, Timeline};
 use crate::error::engine_error;
 use crate::inference::{CancelToken, EngineError};
 use crate::messages;
-use crate::registry::Registry;
-use crate::transcribe::file::{Models, Session, SessionParams, SessionStats, Spoken};
-use crate::transcript::cues::{self, CueStyle};
+use crate::registry::{Registry, VadSpec, WhisperSpec};
+use crate::transcribe::file::{
+    Models, Session, SessionParams, SessionStats, Spoken, speech_spec, vad_spec,
+};
 use crate::transcript::Word;
+use crate::transcript::cues::{self, Bounds, CueStyle};
 
+/// How often a wait for models looks at its cancel token.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
 /// How long the worker sleeps when nothing happens: answers and input wake it.
 const TICK: Duration = Duration::from_millis(500);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -37,7 +42,6 @@ pub(super) struct Worker {
     pub inbox: Arc<Inbox>,
     pub settings: Settings,
     pub registry: Registry,
-    pub params: SessionParams,
     pub style: CueStyle,
     pub epoch: u64,
     pub cancel: CancelToken,
@@ -53,6 +57,12 @@ struct Stream {
     previous_end: Option<StreamNs>,
     /// End of the sound so far.
     end: SampleIndex,
+}
+
+/// The models, and what the session works by.
+struct Loaded {
+    models: Arc<Models>,
+    params: SessionParams,
 }
 
 /// Why the worker stops what it does.
@@ -114,7 +124,9 @@ impl Worker {
     }
 
     fn flow_stopped(&self, error: gst::FlowError) {
-        let Some(element) = self.element.upgrade() else { return };
+        let Some(element) = self.element.upgrade() else {
+            return;
+        };
         gst::debug!(CAT, obj = element, "downstream returned {error:?}");
         self.inbox.fail();
         element.imp().set_flow(error);
@@ -132,8 +144,8 @@ impl Worker {
         let mut stream: Option<Stream> = None;
         let mut report = Report::new();
         let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
-        let leases = match self.load() {
-            Ok(leases) => leases,
+        let loaded = match self.load() {
+            Ok(loaded) => loaded,
             Err(stop) => return stop,
         };
         loop {
@@ -147,13 +159,13 @@ impl Worker {
                 }
                 Take::Item(Item::Sound(sound)) => {
                     let stream = stream.get_or_insert_with(|| Stream::new(&segment));
-                    if let Err(stop) = self.sound(stream, sound, &leases) {
+                    if let Err(stop) = self.sound(stream, sound, &loaded) {
                         return stop;
                     }
                 }
                 Take::Item(Item::Event(event)) => {
                     if let Err(stop) =
-                        self.event(event, &mut stream, &mut segment, output, &mut report, &leases)
+                        self.event(event, &mut stream, &mut segment, output, &mut report)
                     {
                         return stop;
                     }
@@ -168,7 +180,7 @@ impl Worker {
     }
 
     /// Leases on the models, with PROGRESS messages while they load.
-    fn load(&self) -> Result<Arc<Models>, Stop> {
+    fn load(&self) -> Result<Loaded, Stop> {
         let progress = |kind: gst::ProgressType, text: &str| {
             if let Some(element) = self.element.upgrade() {
                 let message = gst::message::Progress::builder(kind, "scribe-model", text)
@@ -178,15 +190,21 @@ impl Worker {
             }
         };
         progress(gst::ProgressType::Start, "Loading the models");
-        let outcome = Models::acquire(&self.registry, &self.params, &self.cancel);
+        let outcome = self.find_models().and_then(|params| {
+            let models = Models::acquire(&self.registry, &params, &self.cancel)?;
+            Ok((models, params))
+        });
         match outcome {
-            Ok(models) => {
+            Ok((models, params)) => {
                 progress(gst::ProgressType::Complete, "The models are loaded");
                 if let Some(element) = self.element.upgrade() {
                     gst::info!(CAT, obj = element, "{}", models.describe());
                     element.imp().set_engine(&models.describe());
                 }
-                Ok(Arc::new(models))
+                Ok(Loaded {
+                    models: Arc::new(models),
+                    params,
+                })
             }
             Err(EngineError::Cancelled) => {
                 progress(gst::ProgressType::Canceled, "Loading was stopped");
@@ -199,12 +217,47 @@ impl Worker {
         }
     }
 
-    fn sound(
-        &self,
-        stream: &mut Stream,
-        sound: Sound,
-        models: &Arc<Models>,
-    ) -> Result<(), Stop> {
+    /// Finds the models' files and compares their digests: seconds for a large one, so on a thread that can
+    /// be left behind.
+    fn find_models(&self) -> Result<SessionParams, EngineError> {
+        let settings = self.settings.clone();
+        let (tell, told) = std::sync::mpsc::channel();
+        let find = move || {
+            let found = speech_spec(&settings.model, &settings.device, settings.threads).and_then(
+                |speech| {
+                    let vad = settings
+                        .vad
+                        .then(|| vad_spec(&settings.vad_model))
+                        .transpose()?;
+                    Ok(session_params(&settings, speech, vad))
+                },
+            );
+            // Nobody listens any more after a flush or a shutdown.
+            let _ = tell.send(found);
+        };
+        let spawned = std::thread::Builder::new()
+            .name("scribe-find".into())
+            .spawn(find);
+        let failed = |why: String| EngineError::Failed {
+            what: "looking for the models".into(),
+            why,
+        };
+        spawned.map_err(|e| failed(e.to_string()))?;
+        loop {
+            match told.recv_timeout(CANCEL_POLL) {
+                Ok(found) => return found,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failed("its thread panicked".into()));
+                }
+                Err(RecvTimeoutError::Timeout) if self.cancel.is_cancelled() => {
+                    return Err(EngineError::Cancelled);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn sound(&self, stream: &mut Stream, sound: Sound, loaded: &Loaded) -> Result<(), Stop> {
         let samples = sound.channels.iter().map(Vec::len).max().unwrap_or(0);
         if samples == 0 && !sound.discont {
             return Ok(());
@@ -212,7 +265,11 @@ impl Worker {
         while stream.sessions.len() < sound.channels.len() {
             let inbox = Arc::clone(&self.inbox);
             let wake = Arc::new(move || inbox.poke());
-            stream.sessions.push(Session::new(Arc::clone(models), self.params.clone(), wake));
+            stream.sessions.push(Session::new(
+                Arc::clone(&loaded.models),
+                loaded.params.clone(),
+                wake,
+            ));
             stream.pending.push(Vec::new());
         }
         let place = stream.timeline.place(
@@ -220,7 +277,9 @@ impl Worker {
             sound.discont,
             samples as u64,
         );
-        let trim = usize::try_from(place.trim_front).unwrap_or(usize::MAX).min(samples);
+        let trim = usize::try_from(place.trim_front)
+            .unwrap_or(usize::MAX)
+            .min(samples);
         for (session, channel) in stream.sessions.iter_mut().zip(&sound.channels) {
             if place.new_piece {
                 session.end_piece();
@@ -243,16 +302,19 @@ impl Worker {
         segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
         output: &mut Output,
         report: &mut Report,
-        models: &Arc<Models>,
     ) -> Result<(), Stop> {
-        let Some(element) = self.element.upgrade() else { return Err(Stop::Interrupted) };
+        let Some(element) = self.element.upgrade() else {
+            return Err(Stop::Interrupted);
+        };
         match event.view() {
             gst::EventView::Segment(e) => {
                 let Some(new) = e.segment().downcast_ref::<gst::ClockTime>() else {
                     return Err(Stop::Error(gst::error_msg!(
                         gst::StreamError::Format,
-                        ("the sound has no segment in time but in {:?}: put a parser or audiorate before scribetranscriber",
-                            e.segment().format())
+                        (
+                            "the sound has no segment in time but in {:?}: put a parser or audiorate before scribetranscriber",
+                            e.segment().format()
+                        )
                     )));
                 };
                 // What came under the old segment leaves under it.
@@ -262,7 +324,9 @@ impl Worker {
                 let mut out = new.clone();
                 let lateness = gst::ClockTime::from_mseconds(u64::from(self.settings.lateness_ms));
                 out.set_base(new.base().unwrap_or_default() + lateness);
-                let forward = gst::event::Segment::builder(&out).seqnum(event.seqnum()).build();
+                let forward = gst::event::Segment::builder(&out)
+                    .seqnum(event.seqnum())
+                    .build();
                 output.set_segment(&out);
                 match stream {
                     Some(stream) => stream.timeline.set_segment(segment_map(new)),
@@ -274,7 +338,9 @@ impl Worker {
             }
             gst::EventView::Gap(e) => {
                 let (pts, duration) = e.get();
-                let Some(duration) = duration else { return Ok(()) };
+                let Some(duration) = duration else {
+                    return Ok(());
+                };
                 let stream = stream.get_or_insert_with(|| Stream::new(segment));
                 self.silence(stream, pts, duration);
             }
@@ -301,12 +367,7 @@ impl Worker {
     }
 
     /// A GAP is silence; a long one ends the piece.
-    fn silence(
-        &self,
-        stream: &mut Stream,
-        pts: gst::ClockTime,
-        duration: gst::ClockTime,
-    ) {
+    fn silence(&self, stream: &mut Stream, pts: gst::ClockTime, duration: gst::ClockTime) {
         let place = stream.timeline.gap(pts.nseconds(), duration.nseconds());
         for session in &mut stream.sessions {
             if place.new_piece {
@@ -320,7 +381,12 @@ impl Worker {
     }
 
     /// Waits for all windows in flight and pushes their words.
-    fn drain(&self, stream: &mut Stream, output: &mut Output, report: &mut Report) -> Result<(), Stop> {
+    fn drain(
+        &self,
+        stream: &mut Stream,
+        output: &mut Output,
+        report: &mut Report,
+    ) -> Result<(), Stop> {
         for session in &mut stream.sessions {
             session.end_piece();
         }
@@ -342,17 +408,32 @@ impl Worker {
     }
 
     /// Takes what the sessions have, pushes what is complete on all channels.
-    fn pump(&self, stream: &mut Stream, output: &mut Output, report: &mut Report) -> Result<(), Stop> {
+    fn pump(
+        &self,
+        stream: &mut Stream,
+        output: &mut Output,
+        report: &mut Report,
+    ) -> Result<(), Stop> {
         let several = stream.sessions.len() > 1;
         for (session, pending) in stream.sessions.iter_mut().zip(&mut stream.pending) {
             pending.extend(session.poll().map_err(|e| Stop::Error(engine_error(&e)))?);
         }
-        let Some(element) = self.element.upgrade() else { return Err(Stop::Interrupted) };
+        let Some(element) = self.element.upgrade() else {
+            return Err(Stop::Interrupted);
+        };
         // No word will come before this on any channel.
-        let until = stream.sessions.iter().map(Session::settled_until).min().unwrap_or_default();
+        let until = stream
+            .sessions
+            .iter()
+            .map(Session::settled_until)
+            .min()
+            .unwrap_or_default();
         let mut ready: Vec<(usize, Spoken)> = Vec::new();
         for (channel, pending) in stream.pending.iter_mut().enumerate() {
-            let complete = pending.iter().take_while(|s| !several || s.end <= until).count();
+            let complete = pending
+                .iter()
+                .take_while(|s| !several || s.end <= until)
+                .count();
             ready.extend(pending.drain(..complete).map(|s| (channel, s)));
         }
         ready.sort_by_key(|(_, spoken)| spoken.start);
@@ -367,9 +448,19 @@ impl Worker {
             }
             stream.timeline.forget_before(until);
         }
-        let stats = stream.sessions.iter().map(Session::stats).fold(SessionStats::default(), |a, b| a + b);
+        let stats = stream
+            .sessions
+            .iter()
+            .map(Session::stats)
+            .fold(SessionStats::default(), |a, b| a + b);
         element.imp().set_stats(&stats);
-        report.tell(&element, until, &stream.timeline, &stats, self.settings.post_messages);
+        report.tell(
+            &element,
+            until,
+            &stream.timeline,
+            &stats,
+            self.settings.post_messages,
+        );
         Ok(())
     }
 
@@ -382,7 +473,9 @@ impl Worker {
         output: &mut Output,
     ) -> Result<(), Stop> {
         let timeline = &stream.timeline;
-        let id = speaker.as_ref().map(|s| s.to_ascii_lowercase().replace(' ', "-"));
+        let id = speaker
+            .as_ref()
+            .map(|s| s.to_ascii_lowercase().replace(' ', "-"));
         let words: Vec<Word> = spoken
             .words
             .iter()
@@ -406,13 +499,17 @@ impl Worker {
             &spoken.tokens,
             &info,
             &mut stream.next_segment,
-            stream.previous_end,
-            until,
+            Bounds {
+                previous_end: stream.previous_end,
+                until,
+            },
             &self.style,
         );
         stream.previous_end = cues.last().map(|c| c.end).or(stream.previous_end);
         for (i, cue) in cues.iter().enumerate() {
-            let ends_segment = cues.get(i + 1).is_none_or(|next| next.segment.id != cue.segment.id);
+            let ends_segment = cues
+                .get(i + 1)
+                .is_none_or(|next| next.segment.id != cue.segment.id);
             for out in output.cue(element.upcast_ref(), cue, ends_segment) {
                 self.push(element, out)?;
             }
@@ -484,7 +581,7 @@ fn segment_map(segment: &gst::FormattedSegment<gst::ClockTime>) -> SegmentMap {
 }
 
 /// What the session works by, from the settings.
-pub(super) fn session_params(settings: &Settings, speech: crate::registry::WhisperSpec, vad: Option<crate::registry::VadSpec>) -> SessionParams {
+fn session_params(settings: &Settings, speech: WhisperSpec, vad: Option<VadSpec>) -> SessionParams {
     let mut params = SessionParams::new(speech, vad);
     params.language = settings.language();
     params.task = match settings.task {
@@ -516,7 +613,12 @@ struct Report {
 impl Report {
     fn new() -> Self {
         let now = Instant::now();
-        Self { began: now, told: None, logged: now, heard_ns: 0 }
+        Self {
+            began: now,
+            told: None,
+            logged: now,
+            heard_ns: 0,
+        }
     }
 
     fn tell(
@@ -540,13 +642,19 @@ impl Report {
         }
         self.told = Some(Instant::now());
         self.heard_ns = position;
-        let duration = element.imp().sinkpad().peer_query_duration::<gst::ClockTime>();
+        let duration = element
+            .imp()
+            .sinkpad()
+            .peer_query_duration::<gst::ClockTime>();
         let percent = duration
             .filter(|d| !d.is_zero())
             .map(|d| (position as f64 / d.nseconds() as f64 * 100.0).min(100.0));
         let text = match (percent, duration) {
             (Some(percent), Some(duration)) => {
-                format!("{percent:.0} % of {:.3} s", duration.nseconds() as f64 / 1e9)
+                format!(
+                    "{percent:.0} % of {:.3} s",
+                    duration.nseconds() as f64 / 1e9
+                )
             }
             _ => format!("{:.3} s", position as f64 / 1e9),
         };
@@ -557,8 +665,12 @@ impl Report {
         let took = self.began.elapsed().as_secs_f64();
         gst::info!(CAT, obj = element, "Finished after {took:.1} s");
         if post {
-            let _ = element.post_message(messages::progress(element, Some(100.0), self.heard_ns, "Finished"));
+            let _ = element.post_message(messages::progress(
+                element,
+                Some(100.0),
+                self.heard_ns,
+                "Finished",
+            ));
         }
     }
 }
-

@@ -1,0 +1,784 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Files: sound in, words out, as fast as the registry's lanes go.
+//!
+//! A [`Session`] serves one channel of one stream. It never blocks: [`Session::poll`] takes the answers that
+//! have come, asks for what is next and returns what is complete, in order. Several windows are in flight.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Add;
+use std::sync::Arc;
+
+use crate::audio::buffer::SampleBuffer;
+use crate::audio::speech::{Speech, SpeechParams};
+use crate::audio::{SAMPLE_RATE, SampleIndex};
+use crate::inference::manifest;
+use crate::inference::onnx::vad::SileroSpec;
+use crate::inference::whisper_cpp::WhisperCppSpec;
+use crate::inference::{
+    BatchParams, CancelToken, Decoded, EngineError, Language, VAD_FRAME, VadBlock, VadProbs,
+    VadState, Window,
+};
+use crate::registry::{
+    Class, FileStamp, Lease, Registry, Request, Ticket, VadSpec, VoiceActivity, Whisper,
+    WhisperSpec,
+};
+use crate::transcript::{SegmentInfo, Task};
+
+use super::RawWord;
+use super::guards::{self, GuardParams, Ladder, Pass, Verdict, WindowFacts};
+use super::packer::{Packer, Plan};
+use super::{join, words};
+
+/// Frames of voice activity asked for at once: 16 s.
+const VAD_BLOCK_FRAMES: usize = 500;
+/// Fewest frames worth a call while more sound is to come: 1 s.
+const VAD_LEAST_FRAMES: usize = 32;
+/// Sound that may wait for voice activity: two blocks.
+const MOST_UNHEARD: u64 = 2 * (VAD_BLOCK_FRAMES * VAD_FRAME) as u64;
+/// Lateness of word times of a model whose own was not measured: that of tiny.en, milliseconds.
+const WORD_TIME_OFFSET_MS: f64 = 100.0;
+/// Windows whose language is heard one by one before it is settled.
+const LANGUAGE_VOTES: usize = 3;
+
+/// What a session works by.
+#[derive(Clone, Debug)]
+pub struct SessionParams {
+    /// The speech model.
+    pub speech: WhisperSpec,
+    /// The voice activity model; `None` lets everything through.
+    pub vad: Option<VadSpec>,
+    /// ISO 639-1; `None` for what is heard.
+    pub language: Option<String>,
+    /// Transcribe or translate.
+    pub task: Task,
+    /// Text that might have come before.
+    pub prompt: String,
+    /// Words to expect.
+    pub vocabulary: Vec<String>,
+    /// Beams, 0 for the default.
+    pub beam: u32,
+    /// Temperatures for windows that the guards refuse.
+    pub temperatures: Vec<f32>,
+    /// Word times from the model's attention.
+    pub word_times: bool,
+    /// No text filters.
+    pub verbatim: bool,
+    /// Voice activity thresholds.
+    pub speech_params: SpeechParams,
+}
+
+/// Beams where none are asked for: a fifth of the errors of greedy decoding are gone for 1.6 times its time.
+const DEFAULT_BEAM: u32 = 5;
+
+impl SessionParams {
+    /// Defaults for these models.
+    pub fn new(speech: WhisperSpec, vad: Option<VadSpec>) -> Self {
+        Self {
+            speech,
+            vad,
+            language: None,
+            task: Task::Transcribe,
+            prompt: String::new(),
+            vocabulary: Vec::new(),
+            beam: 0,
+            temperatures: vec![0.4, 0.8],
+            word_times: true,
+            verbatim: false,
+            speech_params: SpeechParams::default(),
+        }
+    }
+}
+
+/// Finds the speech model that `model` names (empty: the default) for `device` (`auto`, `cpu`, `cuda:N`).
+pub fn speech_spec(model: &str, device: &str, threads: u32) -> Result<WhisperSpec, EngineError> {
+    #[cfg(any(test, feature = "test-support"))]
+    if let Some(name) = model.strip_prefix("fake:") {
+        return Ok(WhisperSpec::Fake(name.to_owned()));
+    }
+    let found = manifest::resolve(model, manifest::Task::Asr).map_err(missing)?;
+    let (path, stamp) = FileStamp::of(&found.path)?;
+    let spec = WhisperCppSpec {
+        name: found.id.clone(),
+        path,
+        cuda_device: cuda_device(device)?,
+        threads,
+        word_time_offset: word_time_offset(&found),
+    };
+    Ok(WhisperSpec::WhisperCpp(spec, stamp))
+}
+
+/// Finds the voice activity model that `model` names (empty: the default).
+pub fn vad_spec(model: &str) -> Result<VadSpec, EngineError> {
+    #[cfg(any(test, feature = "test-support"))]
+    if model == "fake:" {
+        return Ok(VadSpec::Fake);
+    }
+    let found = manifest::resolve(model, manifest::Task::Vad).map_err(missing)?;
+    let (path, stamp) = FileStamp::of(&found.path)?;
+    Ok(VadSpec::Silero(SileroSpec { path }, stamp))
+}
+
+/// Constant lateness of the model's word times, from its manifest entry.
+fn word_time_offset(model: &manifest::ResolvedModel) -> i32 {
+    let ms = model
+        .entry
+        .as_ref()
+        .and_then(|e| e.contract.number("word_time_offset_ms"));
+    (ms.unwrap_or(WORD_TIME_OFFSET_MS) * f64::from(SAMPLE_RATE) / 1000.0) as i32
+}
+
+fn missing(error: manifest::ModelError) -> EngineError {
+    EngineError::ModelMissing(error.to_string())
+}
+
+fn cuda_device(device: &str) -> Result<Option<u32>, EngineError> {
+    match device.strip_prefix("cuda") {
+        None => Ok(None),
+        Some("") => Ok(Some(0)),
+        Some(number) => {
+            let number = number.strip_prefix(':').and_then(|n| n.parse().ok());
+            number.map(Some).ok_or_else(|| {
+                EngineError::Unsupported(format!(
+                    "device \"{device}\" is not known: auto, cpu or cuda:N"
+                ))
+            })
+        }
+    }
+}
+
+/// The models a session uses, leased together.
+#[derive(Debug)]
+pub struct Models {
+    speech: Lease<Whisper>,
+    vad: Option<Lease<VoiceActivity>>,
+    in_flight: usize,
+    word_time_offset: i32,
+    multilingual: bool,
+    engine: String,
+}
+
+impl Models {
+    /// Leases them, waiting while they load. Not for a streaming thread.
+    pub fn acquire(
+        registry: &Registry,
+        params: &SessionParams,
+        cancel: &CancelToken,
+    ) -> Result<Self, EngineError> {
+        let request = (
+            Request(params.speech.clone()),
+            params.vad.clone().map(Request),
+        );
+        let (speech, vad): (Lease<Whisper>, Option<Lease<VoiceActivity>>) =
+            registry.acquire(request, cancel)?;
+        let Some(model) = speech.model() else {
+            return Err(EngineError::Cancelled);
+        };
+        if let Some(language) = &params.language
+            && !model.knows_language(language)
+        {
+            return Err(EngineError::Unsupported(format!(
+                "{} does not know the language \"{language}\": set language-code to {}",
+                model.info().name,
+                if model.info().multilingual {
+                    "one it knows, or to auto"
+                } else {
+                    "en or auto, or choose a multilingual model (one without .en)"
+                }
+            )));
+        }
+        if params.task == Task::Translate && !model.info().multilingual {
+            return Err(EngineError::Unsupported(format!(
+                "{} knows English only and cannot translate: choose a multilingual model (one without .en), or task=transcribe",
+                model.info().name
+            )));
+        }
+        let info = model.info();
+        Ok(Self {
+            in_flight: registry.cores() * info.max_batch + 1,
+            word_time_offset: info.word_time_offset,
+            multilingual: info.multilingual,
+            engine: format!("{} on {}", info.name, info.engine),
+            speech,
+            vad,
+        })
+    }
+
+    /// Model, engine and instruction sets.
+    pub fn describe(&self) -> String {
+        self.engine.clone()
+    }
+}
+
+/// A window's words, complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spoken {
+    /// Where the window begins.
+    pub start: SampleIndex,
+    /// No later word begins before this.
+    pub end: SampleIndex,
+    /// In order, not overlapping.
+    pub words: Vec<RawWord>,
+    /// Token ids of each word.
+    pub tokens: Vec<Vec<u32>>,
+    /// The window's figures; `id` and `seek` are the taker's.
+    pub info: SegmentInfo,
+}
+
+/// What a session has done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionStats {
+    /// Seconds of sound taken in.
+    pub audio_seconds: f64,
+    /// Seconds of it that are speech.
+    pub speech_seconds: f64,
+    /// Windows decoded.
+    pub windows: u64,
+    /// Further passes over windows that the guards refused.
+    pub decoded_again: u64,
+    /// Windows that gave no text in the end.
+    pub refused: u64,
+    /// Words given out.
+    pub words: u64,
+}
+
+impl Add for SessionStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            audio_seconds: self.audio_seconds + other.audio_seconds,
+            speech_seconds: self.speech_seconds + other.speech_seconds,
+            windows: self.windows + other.windows,
+            decoded_again: self.decoded_again + other.decoded_again,
+            refused: self.refused + other.refused,
+            words: self.words + other.words,
+        }
+    }
+}
+
+impl fmt::Display for SessionStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1} s of sound, {:.1} s of speech, {} windows, {} decoded again, {} without text, {} words",
+            self.audio_seconds,
+            self.speech_seconds,
+            self.windows,
+            self.decoded_again,
+            self.refused,
+            self.words
+        )
+    }
+}
+
+/// A stretch without a hole.
+struct Piece {
+    buffer: SampleBuffer,
+    speech: Speech,
+    packer: Packer,
+    vad_state: VadState,
+    vad: Option<(Ticket<VadProbs>, u64)>,
+    /// Voice activity is known up to here.
+    heard: SampleIndex,
+    ended: bool,
+}
+
+/// One decoding of one window: `plan` may be half of what was packed.
+struct Part {
+    plan: Plan,
+    samples: Arc<[f32]>,
+    ladder: Ladder,
+    params: BatchParams,
+    prompt: bool,
+    ticket: Option<Ticket<Decoded>>,
+    done: Option<Decoded>,
+}
+
+struct InFlight {
+    plan: Plan,
+    parts: Vec<Part>,
+}
+
+type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// See the module.
+pub struct Session {
+    models: Arc<Models>,
+    params: SessionParams,
+    guard_params: GuardParams,
+    wake: Wake,
+    pieces: VecDeque<Piece>,
+    planned: VecDeque<(Plan, Arc<[f32]>)>,
+    in_flight: VecDeque<InFlight>,
+    /// Words of a window that the next one overlaps.
+    held: Option<(Plan, Spoken)>,
+    language: Option<String>,
+    votes: Vec<String>,
+    settled: SampleIndex,
+    stats: SessionStats,
+}
+
+impl Session {
+    /// A session on leased models; `wake` is called from other threads when [`Session::poll`] has something.
+    pub fn new(models: Arc<Models>, params: SessionParams, wake: Wake) -> Self {
+        let language = if models.multilingual {
+            params.language.clone()
+        } else {
+            Some("en".into())
+        };
+        let guard_params = GuardParams {
+            verbatim: params.verbatim,
+            ..GuardParams::default()
+        };
+        Self {
+            models,
+            params,
+            guard_params,
+            wake,
+            pieces: VecDeque::new(),
+            planned: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            held: None,
+            language,
+            votes: Vec::new(),
+            settled: SampleIndex(0),
+            stats: SessionStats::default(),
+        }
+    }
+
+    /// Takes in sound that begins at `start`; it follows on what came since the last piece ended.
+    pub fn push(&mut self, start: SampleIndex, samples: &[f32]) {
+        if samples.is_empty() {
+            return;
+        }
+        self.stats.audio_seconds += samples.len() as f64 / f64::from(SAMPLE_RATE);
+        self.open_piece(start).buffer.push(samples);
+    }
+
+    /// Takes in `count` samples of silence at `start`.
+    pub fn push_silence(&mut self, start: SampleIndex, count: u64) {
+        let zeros = [0.0; 1600];
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(zeros.len() as u64);
+            self.open_piece(start).buffer.push(&zeros[..now as usize]);
+            left -= now;
+        }
+    }
+
+    /// What comes next does not follow on.
+    pub fn end_piece(&mut self) {
+        if let Some(piece) = self.pieces.back_mut() {
+            piece.ended = true;
+        }
+    }
+
+    /// Whether more sound is wanted now.
+    pub fn wants_input(&self) -> bool {
+        let unheard: u64 = self
+            .pieces
+            .iter()
+            .map(|p| p.buffer.end().since(p.heard))
+            .sum();
+        self.pieces.len() < 16
+            && unheard < MOST_UNHEARD
+            && self.planned.len() < self.models.in_flight
+    }
+
+    /// Whether all that came in has gone out.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+            && self.planned.is_empty()
+            && self.held.is_none()
+            && self.pieces.is_empty()
+    }
+
+    /// No word will come that begins before this.
+    pub fn settled_until(&self) -> SampleIndex {
+        self.settled
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> SessionStats {
+        self.stats.clone()
+    }
+
+    /// Goes on with everything that can go on, and returns what is complete.
+    pub fn poll(&mut self) -> Result<Vec<Spoken>, EngineError> {
+        self.listen()?;
+        self.pack();
+        self.launch();
+        self.collect()?;
+        let out = self.emit();
+        self.launch();
+        self.settle();
+        for spoken in &out {
+            self.stats.words += spoken.words.len() as u64;
+        }
+        Ok(out)
+    }
+
+    fn open_piece(&mut self, start: SampleIndex) -> &mut Piece {
+        if self.pieces.back().is_none_or(|p| p.ended) {
+            self.pieces.push_back(Piece {
+                buffer: SampleBuffer::new(start),
+                speech: Speech::new(start, self.params.speech_params),
+                packer: Packer::new(start, self.params.vad.is_some()),
+                vad_state: VadState::default(),
+                vad: None,
+                heard: start,
+                ended: false,
+            });
+        }
+        let last = self.pieces.len() - 1;
+        &mut self.pieces[last]
+    }
+
+    /// Voice activity of the pieces, a block at a time.
+    fn listen(&mut self) -> Result<(), EngineError> {
+        for piece in &mut self.pieces {
+            if let Some((ticket, samples)) = &mut piece.vad
+                && let Some(result) = ticket.poll()
+            {
+                let samples = *samples;
+                piece.vad = None;
+                let VadProbs { probs, state } = result?;
+                piece.vad_state = state;
+                let before = piece.speech.speech_samples();
+                piece.speech.push(&probs);
+                let speech = piece.speech.speech_samples().saturating_sub(before);
+                self.stats.speech_seconds += speech as f64 / f64::from(SAMPLE_RATE);
+                piece.heard = piece.heard.plus(samples).min(piece.buffer.end());
+            }
+            if piece.vad.is_none() {
+                piece.ask(self.models.vad.as_ref(), &self.wake);
+            }
+        }
+        Ok(())
+    }
+
+    /// Windows out of what was heard; pieces that are done go.
+    fn pack(&mut self) {
+        while let Some(piece) = self.pieces.front_mut() {
+            let complete = piece.ended && piece.heard == piece.buffer.end() && piece.vad.is_none();
+            let plans = piece.packer.plan(&piece.speech, piece.heard, complete);
+            for plan in plans {
+                let samples = plan.copy(&piece.buffer);
+                self.planned.push_back((plan, samples.into()));
+            }
+            if !complete {
+                let needed = piece.packer.oldest_needed().min(piece.heard);
+                piece.buffer.drop_before(needed);
+                piece.speech.drop_before(needed);
+                return;
+            }
+            self.pieces.pop_front();
+        }
+    }
+
+    fn launch(&mut self) {
+        while self.in_flight.len() < self.models.in_flight {
+            let Some((plan, samples)) = self.planned.pop_front() else {
+                return;
+            };
+            self.stats.windows += 1;
+            let part = self.part(plan.clone(), samples);
+            self.in_flight.push_back(InFlight {
+                plan,
+                parts: vec![part],
+            });
+        }
+    }
+
+    fn part(&mut self, plan: Plan, samples: Arc<[f32]>) -> Part {
+        let beam = if self.params.beam == 0 {
+            DEFAULT_BEAM
+        } else {
+            self.params.beam
+        };
+        let params = BatchParams {
+            beam,
+            word_times: self.params.word_times,
+            ..BatchParams::default()
+        };
+        let mut part = Part {
+            plan,
+            samples,
+            ladder: Ladder::new(beam, &self.params.temperatures),
+            params,
+            prompt: true,
+            ticket: None,
+            done: None,
+        };
+        self.submit(&mut part);
+        part
+    }
+
+    fn submit(&self, part: &mut Part) {
+        let window = Window {
+            id: 0,
+            samples: Arc::clone(&part.samples),
+            language: self
+                .language
+                .clone()
+                .map_or(Language::Auto, Language::Fixed),
+            task: self.params.task,
+            prompt: if part.prompt {
+                self.params.prompt.clone()
+            } else {
+                String::new()
+            },
+            vocabulary: if part.prompt {
+                self.params.vocabulary.clone()
+            } else {
+                Vec::new()
+            },
+            cancel: CancelToken::new(),
+        };
+        let ticket = self
+            .models
+            .speech
+            .submit(window, part.params.clone(), Class::File, None);
+        let wake = Arc::clone(&self.wake);
+        ticket.on_ready(move || wake());
+        part.ticket = Some(ticket);
+    }
+
+    /// Takes answers; what the guards refuse is decoded again.
+    fn collect(&mut self) -> Result<(), EngineError> {
+        let mut flights = std::mem::take(&mut self.in_flight);
+        for flight in &mut flights {
+            let mut i = 0;
+            while i < flight.parts.len() {
+                let part = &mut flight.parts[i];
+                let answer = part.ticket.as_mut().and_then(Ticket::poll);
+                let Some(answer) = answer else {
+                    i += 1;
+                    continue;
+                };
+                part.ticket = None;
+                let decoded = answer?;
+                self.vote(&decoded, &part.plan);
+                let facts =
+                    WindowFacts::of(&part.plan, &part.samples, &self.prompt_text(part.prompt));
+                let verdict = guards::judge(&decoded, &facts, &self.guard_params);
+                match part.ladder.next(decoded, verdict, &facts) {
+                    Verdict::Done(best) => {
+                        part.done = Some(best);
+                        i += 1;
+                    }
+                    Verdict::Again(pass) => {
+                        self.stats.decoded_again += 1;
+                        self.again(&mut flight.parts, i, &pass);
+                    }
+                }
+            }
+        }
+        self.in_flight = flights;
+        Ok(())
+    }
+
+    fn again(&mut self, parts: &mut Vec<Part>, at: usize, pass: &Pass) {
+        if *pass == Pass::Split {
+            if let Some((a, b)) = parts[at].plan.split() {
+                let whole = Arc::clone(&parts[at].samples);
+                let cut = a.len().min(whole.len());
+                let (first, second): (Arc<[f32]>, Arc<[f32]>) =
+                    (whole[..cut].into(), whole[cut..].into());
+                let mut a = self.part(a, first);
+                let mut b = self.part(b, second);
+                // Halves are not halved again.
+                a.ladder.no_split();
+                b.ladder.no_split();
+                parts.splice(at..=at, [a, b]);
+                return;
+            }
+            // No pause to cut at: what there is must do.
+            let part = &mut parts[at];
+            part.done = Some(part.ladder.best());
+            return;
+        }
+        let part = &mut parts[at];
+        match pass {
+            Pass::Beam { beam } => {
+                part.params.beam = *beam;
+                part.params.temperature = 0.0;
+                part.prompt = false;
+            }
+            Pass::Temperature(t) => {
+                part.params.temperature = *t;
+                part.params.beam = 1;
+                part.params.best_of = 3;
+                part.prompt = false;
+            }
+            Pass::Split => {}
+        }
+        let mut part = parts.remove(at);
+        self.submit(&mut part);
+        parts.insert(at, part);
+    }
+
+    fn prompt_text(&self, given: bool) -> String {
+        if given {
+            format!(
+                "{} {}",
+                self.params.vocabulary.join(" "),
+                self.params.prompt
+            )
+        } else {
+            String::new()
+        }
+    }
+
+    /// The first windows say which language it is; then it stays.
+    fn vote(&mut self, decoded: &Decoded, plan: &Plan) {
+        if self.language.is_some()
+            || decoded.tokens.is_empty()
+            || plan.speech_samples() < 5 * u64::from(SAMPLE_RATE)
+        {
+            return;
+        }
+        self.votes.push(decoded.language.clone());
+        if self.votes.len() >= LANGUAGE_VOTES {
+            let count = |code: &String| self.votes.iter().filter(|v| *v == code).count();
+            self.language = self.votes.iter().max_by_key(|code| count(code)).cloned();
+        }
+    }
+
+    /// Complete windows from the front, in order.
+    fn emit(&mut self) -> Vec<Spoken> {
+        let mut out = Vec::new();
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|f| f.parts.iter().all(|p| p.done.is_some()))
+        {
+            let Some(flight) = self.in_flight.pop_front() else {
+                break;
+            };
+            let mut spoken = self.spoken(flight.parts, &flight.plan);
+            if let Some((before, mut held)) = self.held.take() {
+                if flight.plan.overlaps_previous() {
+                    join::join(&mut held, &mut spoken, before.end());
+                }
+                out.push(held);
+            }
+            if flight.plan.forced_cut() {
+                self.held = Some((flight.plan, spoken));
+            } else {
+                out.push(spoken);
+            }
+        }
+        if self.in_flight.is_empty() && self.planned.is_empty() && self.pieces.is_empty() {
+            out.extend(self.held.take().map(|(_, spoken)| spoken));
+        }
+        out.retain(|s| !s.words.is_empty());
+        out
+    }
+
+    fn spoken(&mut self, parts: Vec<Part>, plan: &Plan) -> Spoken {
+        let mut spoken = Spoken {
+            start: plan.start(),
+            end: plan.end(),
+            words: Vec::new(),
+            tokens: Vec::new(),
+            info: SegmentInfo {
+                task: self.params.task,
+                ..SegmentInfo::default()
+            },
+        };
+        for part in parts {
+            let Some(decoded) = part.done else { continue };
+            let facts = WindowFacts::of(&part.plan, &part.samples, &self.prompt_text(part.prompt));
+            let timed = words::words(&decoded, &part.plan, self.models.word_time_offset);
+            let timed = guards::clean(
+                timed,
+                &facts,
+                &part.plan,
+                decoded.sot_no_speech,
+                &self.guard_params,
+            );
+            spoken.info.language.clone_from(&decoded.language);
+            spoken.info.temperature = spoken.info.temperature.max(decoded.temperature);
+            spoken.info.avg_logprob = decoded.avg_logprob;
+            spoken.info.no_speech_prob = decoded.sot_no_speech;
+            spoken.info.compression_ratio = spoken
+                .info
+                .compression_ratio
+                .max(guards::compression_ratio(&decoded));
+            for (word, tokens) in timed {
+                // Halves may meet in a word: times never go backwards.
+                if spoken
+                    .words
+                    .last()
+                    .is_none_or(|last| word.start >= last.end)
+                {
+                    spoken.words.push(word);
+                    spoken.tokens.push(tokens);
+                } else if let Some(last) = spoken.words.last() {
+                    let start = last.end;
+                    let end = word.end.max(start.plus(1));
+                    spoken.words.push(RawWord { start, end, ..word });
+                    spoken.tokens.push(tokens);
+                }
+            }
+        }
+        if spoken.words.is_empty() {
+            self.stats.refused += 1;
+        }
+        spoken
+    }
+
+    fn settle(&mut self) {
+        let waiting = self
+            .held
+            .as_ref()
+            .map(|(plan, _)| plan.start())
+            .or_else(|| self.in_flight.front().map(|f| f.plan.start()))
+            .or_else(|| self.planned.front().map(|(plan, _)| plan.start()))
+            .or_else(|| {
+                self.pieces
+                    .front()
+                    .map(|p| p.packer.oldest_needed().min(p.heard))
+            });
+        if let Some(at) = waiting {
+            self.settled = self.settled.max(at);
+        }
+    }
+}
+
+impl Piece {
+    /// Asks for the voice activity of the next block, if there is one.
+    fn ask(&mut self, vad: Option<&Lease<VoiceActivity>>, wake: &Wake) {
+        let unheard = self.buffer.end().since(self.heard);
+        let Some(vad) = vad else {
+            self.heard = self.buffer.end();
+            return;
+        };
+        let whole = (unheard / VAD_FRAME as u64) as usize;
+        let frames = whole.min(VAD_BLOCK_FRAMES);
+        let last = self.ended && whole < VAD_BLOCK_FRAMES;
+        if unheard == 0 || (frames < VAD_LEAST_FRAMES && !last) {
+            return;
+        }
+        let mut samples = self.buffer.copy(
+            self.heard,
+            self.heard.plus(if last {
+                unheard
+            } else {
+                (frames * VAD_FRAME) as u64
+            }),
+        );
+        let taken = samples.len() as u64;
+        samples.resize(samples.len().div_ceil(VAD_FRAME) * VAD_FRAME, 0.0);
+        let block = VadBlock {
+            samples,
+            state: self.vad_state.clone(),
+        };
+        let ticket = vad.submit(block, (), Class::File, None);
+        let wake = Arc::clone(wake);
+        ticket.on_ready(move || wake());
+        self.vad = Some((ticket, taken));
+    }
+}
