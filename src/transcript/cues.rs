@@ -298,6 +298,12 @@ pub fn spread(text: &str, start: StreamNs, end: StreamNs) -> Vec<Word> {
     share(&bare, parts)
 }
 
+/// Whether a sentence ends with `word`: a mark that ends one, quotes after it or not, and no
+/// abbreviation.
+pub fn ends_sentence(word: &str) -> bool {
+    text::ends_sentence(word)
+}
+
 /// A word and its tokens.
 struct Item {
     word: Word,
