@@ -170,7 +170,7 @@ impl<'a> Fetcher<'a> {
         part: &Path,
         reasons: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        for source in &entry.sources {
+        for (n, source) in entry.sources.iter().enumerate() {
             let (name, outcome) = match source {
                 Source::Url(url) => (shown(url), self.web.download(url, expected, part)),
                 Source::Package { package, take } => (
@@ -182,7 +182,9 @@ impl<'a> Fetcher<'a> {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Local(failure)) => return Err(failure),
                 Err(Trouble::Source(reason)) => {
-                    eprintln!("{}: {name}: {reason}", entry.id);
+                    if n + 1 < entry.sources.len() {
+                        eprintln!("{}: {name}: {reason}; trying the next source", entry.id);
+                    }
                     reasons.push(format!("{name}: {reason}"));
                 }
             }

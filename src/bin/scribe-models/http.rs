@@ -443,6 +443,10 @@ fn describe(err: ureq::Error) -> Setback {
         ureq::Error::Io(err) if err.kind() == std::io::ErrorKind::ConnectionRefused => {
             refused("nobody answers there")
         }
+        // Names that do not resolve come as input/output errors of no kind of their own.
+        ureq::Error::Io(err) if err.to_string().contains("lookup address") => {
+            refused(err.to_string())
+        }
         ureq::Error::Io(err) => broken(err.to_string()),
         ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) => broken(err.to_string()),
         err => refused(err.to_string()),

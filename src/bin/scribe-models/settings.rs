@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use gstscribe::inference::manifest::Catalog;
 
+use crate::Getting;
 use crate::failure::Failure;
 
 /// How and whereto models are got.
-#[derive(Clone)]
 pub struct Settings {
-    /// Folder of models.
+    /// Where finished files go.
     pub dir: PathBuf,
     /// Folder whose files come before any download.
     pub from: Option<PathBuf>,
@@ -27,14 +27,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Options over environment over defaults.
-    pub fn new(
-        catalog: &Catalog,
-        dir: Option<PathBuf>,
-        keep: bool,
-        timeout_s: u64,
-        retries: u32,
-    ) -> Result<Self, Failure> {
+    /// For getting things to `dir`, as the command line and the environment say.
+    pub fn new(dir: PathBuf, getting: &Getting) -> Result<Self, Failure> {
         let from = env::var_os("SCRIBE_MODELS_FROM")
             .filter(|v| !v.is_empty())
             .map(PathBuf::from);
@@ -45,12 +39,12 @@ impl Settings {
             )));
         }
         Ok(Self {
-            dir: target_dir(catalog, dir)?,
+            dir,
             from,
             offline: switched_on("SCRIBE_OFFLINE"),
-            keep,
-            timeout: Duration::from_secs(timeout_s),
-            retries,
+            keep: getting.keep,
+            timeout: Duration::from_secs(getting.timeout),
+            retries: getting.retries,
         })
     }
 
