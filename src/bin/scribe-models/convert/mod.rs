@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Other people's model formats, made into those that scribe loads.
+//!
+//! The same input always gives the same bytes, so that a result can be pinned by digest. Input is
+//! not trusted: every length is checked before it is used, and code in a file is never run.
+
+pub mod ct2;
+pub mod ggml;
+mod halves;
+mod pickle;
+mod protobuf;
+pub mod resemblyzer;
+
+use std::io;
+use std::path::Path;
+
+/// Why a file cannot be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The input is not what it should be.
+    #[error("{0}")]
+    Input(String),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+impl ConvertError {
+    fn input(reason: impl Into<String>) -> Self {
+        Self::Input(reason.into())
+    }
+}
+
+/// Result of a conversion step.
+pub type Converted<T> = Result<T, ConvertError>;
+
+/// Unpacks what a conversion needs from a CTranslate2 model's archive into a folder.
+pub fn unpack_ct2(archive: &Path, folder: &Path) -> Converted<()> {
+    let mut zip = crate::archive::open_zip(archive).map_err(ConvertError::Input)?;
+    let models: Vec<String> = crate::archive::zip_names(&mut zip)
+        .map_err(ConvertError::Input)?
+        .into_iter()
+        .filter(|name| name == "model.bin" || name.ends_with("/model.bin"))
+        .collect();
+    let [model] = models.as_slice() else {
+        return Err(ConvertError::input(format!(
+            "one model.bin was expected in the archive, and it has {}",
+            models.len()
+        )));
+    };
+    let base = model
+        .strip_suffix("model.bin")
+        .unwrap_or_default()
+        .to_owned();
+    for name in ct2::FILES {
+        crate::archive::extract_from_zip(&mut zip, &format!("{base}{name}"), &folder.join(name))
+            .map_err(ConvertError::Input)?;
+    }
+    Ok(())
+}
