@@ -8,7 +8,11 @@
 //!
 //! An application as others would write one: it knows the elements by name alone and links nothing
 //! of scribe's. One decoder and one transcriber feed three encoders and an appsink through a tee.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal"
+)]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -34,7 +38,9 @@ fn main() -> ExitCode {
         eprintln!("demo: no file given\n  usage: demo FILE [FOLDER]");
         return ExitCode::FAILURE;
     };
-    let folder = arguments.next().map_or_else(|| PathBuf::from("demo-output"), PathBuf::from);
+    let folder = arguments
+        .next()
+        .map_or_else(|| PathBuf::from("demo-output"), PathBuf::from);
 
     match run(&recording, &folder) {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,8 +52,10 @@ fn main() -> ExitCode {
 }
 
 fn run(recording: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
-    std::fs::metadata(recording).map_err(|err| format!("cannot read {}: {err}", recording.display()))?;
-    std::fs::create_dir_all(folder).map_err(|err| format!("cannot make {}: {err}", folder.display()))?;
+    std::fs::metadata(recording)
+        .map_err(|err| format!("cannot read {}: {err}", recording.display()))?;
+    std::fs::create_dir_all(folder)
+        .map_err(|err| format!("cannot make {}: {err}", folder.display()))?;
     gst::init()?;
     find_plugin();
 
@@ -74,7 +82,10 @@ fn run(recording: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     let took = started.elapsed().as_secs_f64();
     match length {
         Some(length) => {
-            println!("\n{:.0} s of audio in {took:.1} s, loading included. The words are in", seconds(length));
+            println!(
+                "\n{:.0} s of audio in {took:.1} s, loading included. The words are in",
+                seconds(length)
+            );
         }
         None => println!("\nDone in {took:.1} s. The words are in"),
     }
@@ -91,7 +102,11 @@ fn find_plugin() {
         return;
     }
     let folder = std::env::current_exe().ok();
-    if let Some(folder) = folder.as_deref().and_then(Path::parent).and_then(Path::parent) {
+    if let Some(folder) = folder
+        .as_deref()
+        .and_then(Path::parent)
+        .and_then(Path::parent)
+    {
         gst::Registry::get().scan_path(folder);
     }
 }
@@ -114,13 +129,19 @@ fn build_pipeline() -> Result<gst::Pipeline, Box<dyn Error>> {
          words. ! {queue} ! appsink name=captions sync=false async=false caps=text/x-raw,format=utf8"
     );
     for format in FORMATS {
-        line += &format!(" words. ! {queue} ! scribeenc format={format} ! filesink name={format} async=false");
+        line += &format!(
+            " words. ! {queue} ! scribeenc format={format} ! filesink name={format} async=false"
+        );
     }
-    gst::parse::launch(&line)?.downcast::<gst::Pipeline>().map_err(|_| "the line makes no pipeline".into())
+    gst::parse::launch(&line)?
+        .downcast::<gst::Pipeline>()
+        .map_err(|_| "the line makes no pipeline".into())
 }
 
 fn by_name(pipeline: &gst::Pipeline, name: &str) -> Result<gst::Element, String> {
-    pipeline.by_name(name).ok_or_else(|| format!("the pipeline has no element {name}"))
+    pipeline
+        .by_name(name)
+        .ok_or_else(|| format!("the pipeline has no element {name}"))
 }
 
 /// Captions leave the streaming thread by a channel: printing must not hold up the pipeline.
@@ -137,7 +158,11 @@ fn receive_captions(pipeline: &gst::Pipeline) -> Result<mpsc::Receiver<Caption>,
         }
         Ok(gst::FlowSuccess::Ok)
     };
-    sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(on_sample).build());
+    sink.set_callbacks(
+        gst_app::AppSinkCallbacks::builder()
+            .new_sample(on_sample)
+            .build(),
+    );
     Ok(receiver)
 }
 
@@ -171,7 +196,9 @@ fn play(
         match message.view() {
             gst::MessageView::Eos(_) => return Ok(()),
             gst::MessageView::Error(err) => return Err(describe(err).into()),
-            gst::MessageView::Warning(warning) => screen.note(&format!("warning: {}", warning.error())),
+            gst::MessageView::Warning(warning) => {
+                screen.note(&format!("warning: {}", warning.error()))
+            }
             // Told while a model loads, which may take longer than all the rest.
             gst::MessageView::Progress(progress) => screen.note(progress.get().2),
             gst::MessageView::Element(element) => {
@@ -189,12 +216,22 @@ fn read_progress(structure: &gst::StructureRef) -> Option<f64> {
     if structure.name() != "scribe/progress" {
         return None;
     }
-    structure.value("percent").ok()?.transform::<f64>().ok()?.get().ok()
+    structure
+        .value("percent")
+        .ok()?
+        .transform::<f64>()
+        .ok()?
+        .get()
+        .ok()
 }
 
 fn describe(err: &gst::message::Error) -> String {
-    let source = err.src().map_or_else(String::new, |source| format!("{}: ", source.name()));
-    let debug = err.debug().map_or_else(String::new, |debug| format!("\n  ({debug})"));
+    let source = err
+        .src()
+        .map_or_else(String::new, |source| format!("{}: ", source.name()));
+    let debug = err
+        .debug()
+        .map_or_else(String::new, |debug| format!("\n  ({debug})"));
     format!("{source}{}{debug}", err.error())
 }
 
@@ -211,7 +248,12 @@ fn seconds(time: gst::ClockTime) -> f64 {
 /// 83.25 s as `01:23.2`.
 fn clock(time: gst::ClockTime) -> String {
     let tenths = time.mseconds() / 100;
-    format!("{:02}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
+    format!(
+        "{:02}:{:02}.{}",
+        tenths / 600,
+        tenths / 10 % 60,
+        tenths % 10
+    )
 }
 
 /// The terminal: captions on stdout; how far we are on stderr, as a bar, or as a line every 10 %
@@ -229,13 +271,18 @@ impl Screen {
 
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = indicatif::ProgressBar::new(100);
-            if let Ok(style) = indicatif::ProgressStyle::with_template("{bar:40} {pos:>3} % {elapsed_precise} {msg}") {
+            if let Ok(style) = indicatif::ProgressStyle::with_template(
+                "{bar:40} {pos:>3} % {elapsed_precise} {msg}",
+            ) {
                 bar.set_style(style);
             }
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar, shown_percent: 0.0 }
+        Self {
+            bar,
+            shown_percent: 0.0,
+        }
     }
 
     #[cfg(not(feature = "cli"))]
@@ -244,7 +291,12 @@ impl Screen {
     }
 
     fn caption(&mut self, caption: &Caption, length: Option<gst::ClockTime>) {
-        self.print(&format!("{} - {}  {}", clock(caption.start), clock(caption.end), caption.text));
+        self.print(&format!(
+            "{} - {}  {}",
+            clock(caption.start),
+            clock(caption.end),
+            caption.text
+        ));
         if let Some(length) = length.filter(|length| !length.is_zero()) {
             self.progress(seconds(caption.end) / seconds(length) * 100.0);
         }
