@@ -31,8 +31,9 @@ fi
 packages='build-essential cmake pkg-config libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
     gstreamer1.0-libav ca-certificates'
-# Parsers that are not ours (ffmpeg, xmllint, Python's), reading examples in Python, and linters.
-test_packages='python3-venv python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+# Parsers that are not ours (ffmpeg, xmllint, Python's: one of which has no wheel and is compiled, hence
+# python3-dev), reading examples in Python, and linters.
+test_packages='python3-venv python3-dev python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
     ffmpeg libxml2-utils espeak-ng shellcheck'
 
 # --- Rust -----------------------------------------------------------------------------------------

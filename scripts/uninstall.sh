@@ -38,7 +38,7 @@ LC_ALL=C sort -ru "$work/folders" | while IFS= read -r folder; do
         "$lists" | "$lists"/* | "$DESTDIR$plugin_dir/scribe") rmdir "$folder" 2>/dev/null || true ;;
     esac
 done
-rmdir "$lists/models" "$lists" 2>/dev/null || true
+rmdir "$DESTDIR$plugin_dir/scribe" "$lists/models" "$lists" 2>/dev/null || true
 if [ -f "$lists/installed-models.txt" ]; then
     say "removed; the models stay in $lists/models (PURGE=1 removes them)"
 else
