@@ -14,6 +14,8 @@ find_cargo || die "no Rust on this machine" "make setup says what to install"
 PATH=$PWD/target/tools/bin:$PATH
 # A person's own flags would make other objects than the build's.
 unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+# shellcheck source=scripts/engine.sh
+. scripts/engine.sh
 
 step() {
     say "check: $1"

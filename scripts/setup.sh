@@ -86,18 +86,16 @@ as_root() {
 }
 
 # Another apt at work (a fresh cloud machine updates itself) holds the lock for minutes: wait for it,
-# not for ever. `apt-get update` has its own lock, which the timeout does not cover: hence the tries.
-apt_try() { # TRIES ARGUMENTS...
-    tries=$1
-    shift
+# ten minutes at most. Apt's own timeout covers dpkg's lock alone, not that of the lists: hence the loop.
+apt_patiently() { # ARGUMENTS...
+    give_up=$(($(date +%s) + 600))
     log=$(mktemp)
     while :; do
-        if as_root apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1; then
+        if as_root apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 "$@" >"$log" 2>&1; then
             rm -f "$log"
             return 0
         fi
-        tries=$((tries - 1))
-        if [ "$tries" -le 0 ] || ! grep -q -i 'could not get lock\|unable to lock' "$log"; then
+        if [ "$(date +%s)" -ge "$give_up" ] || ! grep -q -i 'could not get lock\|unable to lock' "$log"; then
             tail -n 15 "$log" >&2
             rm -f "$log"
             return 1
@@ -123,10 +121,10 @@ need_packages() {
     export DEBIAN_FRONTEND=noninteractive
     say "installing: $missing"
     # Lists may be absent or older than the archive: always renewed, and only needed when something is missing.
-    apt_try 30 update ||
+    apt_patiently update ||
         die "apt-get update failed" "look at the lines above: is the network there, and are the sources in /etc/apt right?"
     # shellcheck disable=SC2086
-    apt_try 30 install -y --no-install-recommends $missing ||
+    apt_patiently install -y --no-install-recommends $missing ||
         die "apt-get install failed for: $missing" "look at the lines above; 'apt-get -f install' mends a half-done installation"
 }
 
