@@ -1,9 +1,7 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154
 # SPDX-License-Identifier: MPL-2.0
 #
-# How whisper.cpp is built; sourced by whatever may start its build. In: profile and target, cargo's.
-
-: "${profile:=release}" "${target:=target}"
+# How whisper.cpp is built; sourced by whatever may start its build. In: profile and target, cargo's (SC2154).
 
 if [ "$profile" = dist ]; then
     export GGML_NATIVE=OFF

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 find_cargo || die "no Rust on this machine" "make setup says what to install"
 
 # The release profile: whisper.cpp and most crates are then built once for plugin, linters and tests.
-unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+profile=release target=target
 # shellcheck source=scripts/engine.sh
 . scripts/engine.sh
 
