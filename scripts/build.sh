@@ -14,50 +14,12 @@ cd "$(dirname "$0")/.."
 find_cargo || die "no Rust on this machine" "make setup says what to install"
 
 case ${1:-} in
-    '')
-        target=target
-        profile=release
-        # Said aloud: with SOURCE_DATE_EPOCH in the environment whisper.cpp would otherwise take no
-        # instruction set at all, and be many times slower without a word.
-        : "${GGML_NATIVE:=ON}"
-        export GGML_NATIVE
-        ;;
-    --dist)
-        target="target-dist"
-        profile=dist
-        export GGML_NATIVE=OFF
-        if [ "$(uname -m)" = x86_64 ]; then
-            export GGML_SSE42=ON GGML_AVX=ON GGML_AVX2=ON GGML_FMA=ON GGML_F16C=ON GGML_BMI2=ON
-        fi
-        ;;
+    '') profile=release target=target ;;
+    --dist) profile=dist target="target-dist" ;;
     *) die "unknown argument '$1'" "scripts/build.sh [--dist]" ;;
 esac
-
-# Everything that whisper.cpp's build looks at and cargo does not know of. CMake keeps old answers in
-# its cache (GGML_AVX2=OFF of a native build stays when NATIVE is turned off: no SIMD left), and objects
-# made for one CPU die on another. So whisper.cpp starts afresh when any of it has changed.
-engine_settings() {
-    env | grep -E '^(GGML|WHISPER|CMAKE)_' | LC_ALL=C sort || true
-    cat .cargo/config.toml
-    echo "SOURCE_DATE_EPOCH ${SOURCE_DATE_EPOCH:+set}"
-    if [ "$GGML_NATIVE" = ON ]; then
-        grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -m
-    fi
-    c++ --version 2>/dev/null | head -n 1
-}
-
-stamp=$target/$profile/.engine-settings
-settings=$(engine_settings | sha256sum | cut -d ' ' -f 1)
-if [ "$(cat "$stamp" 2>/dev/null || true)" != "$settings" ]; then
-    # Also without a stamp: who knows with which settings a bare `cargo build` was run.
-    if ls -d "$target"/$profile/build/whisper-rs-sys-* >/dev/null 2>&1; then
-        say "the settings of whisper.cpp's build have changed: building it afresh"
-        cargo clean --quiet --profile "$profile" --target-dir "$target" -p whisper-rs-sys ||
-            die "cargo clean failed" "rm -rf $target"
-    fi
-    mkdir -p "$target/$profile"
-    echo "$settings" >"$stamp"
-fi
+# shellcheck source=scripts/engine.sh
+. scripts/engine.sh
 
 say "building in $target/$profile (the first time takes some minutes)"
 # The programs' crates do not enter the plugin: its code names none of them.

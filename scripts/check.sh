@@ -12,8 +12,9 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 find_cargo || die "no Rust on this machine" "make setup says what to install"
 PATH=$PWD/target/tools/bin:$PATH
-# A person's own flags would make other objects than the build's.
-unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+profile=release target=target
+# shellcheck source=scripts/engine.sh
+. scripts/engine.sh
 
 step() {
     say "check: $1"
@@ -23,6 +24,7 @@ step "formatting"
 cargo fmt --check || die "the formatting differs" "cargo fmt"
 
 step "scripts"
+mkdir -p target
 find . -path ./target -prune -o -path ./target-dist -prune -o -name '*.sh' -print | LC_ALL=C sort >target/scripts.list
 # File names without spaces: ours.
 # shellcheck disable=SC2046

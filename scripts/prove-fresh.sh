@@ -71,8 +71,8 @@ fi
 
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
 for path in "${copies[@]}"; do
-    mkdir -p "$root$(dirname "$path")"
-    cp -aL "$path" "$root$(dirname "$path")/"
+    # Not cp: it would follow a link inside the system, absolute as such links are, out to this machine's file.
+    tar -C / -chf - "${path#/}" | tar -C "$root" -xf -
 done
 
 # Its own registry of crates, so that this machine's does not help; the programs are rustup's.

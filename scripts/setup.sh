@@ -31,8 +31,9 @@ fi
 packages='build-essential cmake pkg-config libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
     gstreamer1.0-libav ca-certificates'
-# Parsers that are not ours (ffmpeg, xmllint, Python's), reading examples in Python, and linters.
-test_packages='python3-venv python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+# Parsers that are not ours (ffmpeg, xmllint, Python's: one of which has no wheel and is compiled, hence
+# python3-dev), reading examples in Python, and linters.
+test_packages='python3-venv python3-dev python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
     ffmpeg libxml2-utils espeak-ng shellcheck'
 
 # --- Rust -----------------------------------------------------------------------------------------
@@ -85,18 +86,16 @@ as_root() {
 }
 
 # Another apt at work (a fresh cloud machine updates itself) holds the lock for minutes: wait for it,
-# not for ever. `apt-get update` has its own lock, which the timeout does not cover: hence the tries.
-apt_try() { # TRIES ARGUMENTS...
-    tries=$1
-    shift
+# ten minutes at most. Apt's own timeout covers dpkg's lock alone, not that of the lists: hence the loop.
+apt_patiently() { # ARGUMENTS...
+    give_up=$(($(date +%s) + 600))
     log=$(mktemp)
     while :; do
-        if as_root apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1; then
+        if as_root apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 "$@" >"$log" 2>&1; then
             rm -f "$log"
             return 0
         fi
-        tries=$((tries - 1))
-        if [ "$tries" -le 0 ] || ! grep -q -i 'could not get lock\|unable to lock' "$log"; then
+        if [ "$(date +%s)" -ge "$give_up" ] || ! grep -q -i 'could not get lock\|unable to lock' "$log"; then
             tail -n 15 "$log" >&2
             rm -f "$log"
             return 1
@@ -122,10 +121,10 @@ need_packages() {
     export DEBIAN_FRONTEND=noninteractive
     say "installing: $missing"
     # Lists may be absent or older than the archive: always renewed, and only needed when something is missing.
-    apt_try 30 update ||
+    apt_patiently update ||
         die "apt-get update failed" "look at the lines above: is the network there, and are the sources in /etc/apt right?"
     # shellcheck disable=SC2086
-    apt_try 30 install -y --no-install-recommends $missing ||
+    apt_patiently install -y --no-install-recommends $missing ||
         die "apt-get install failed for: $missing" "look at the lines above; 'apt-get -f install' mends a half-done installation"
 }
 

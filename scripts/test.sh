@@ -13,7 +13,9 @@ cd "$(dirname "$0")/.."
 find_cargo || die "no Rust on this machine" "make setup says what to install"
 
 # The release profile: whisper.cpp and most crates are then built once for plugin, linters and tests.
-unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+profile=release target=target
+# shellcheck source=scripts/engine.sh
+. scripts/engine.sh
 
 # Programs that tests start (gst-launch-1.0, Python) load the plugin as it was built for users.
 GST_PLUGIN_PATH=$PWD/target/release

@@ -30,7 +30,7 @@ EOF
     mkdir -p target
     /usr/bin/python3 -m venv target/venv ||
         die "python3 -m venv failed" "apt-get install python3-venv"
-    target/venv/bin/pip install --quiet --disable-pip-version-check --no-input -r "$requirements" ||
+    target/venv/bin/pip install --quiet --disable-pip-version-check --no-input --use-pep517 -r "$requirements" ||
         die "pip could not install $requirements" "a network that reaches PyPI; the lines above say what is missing"
     echo "$wanted" >target/venv/.made-from
 }

@@ -16,26 +16,30 @@ lists=$DESTDIR$share_dir
 [ -f "$lists/installed-files.txt" ] || [ -f "$lists/installed-models.txt" ] ||
     die "no list of installed files in $lists" "give the PREFIX (or USER=1) and DESTDIR of the installation"
 
-# Folders are removed when nothing is left in them, as far up as they are ours.
 remove_listed() { # LIST
     [ -f "$lists/installed-$1.txt" ] || return 0
-    cp "$lists/installed-$1.txt" "$work"
+    cp "$lists/installed-$1.txt" "$work/$1"
     while IFS= read -r path; do
         rm -f "$DESTDIR$path" || die "cannot remove $DESTDIR$path" "run as the user who installed it, or with sudo"
-    done <"$work"
+        dirname "$DESTDIR$path" >>"$work/folders"
+    done <"$work/$1"
     rm -f "$lists/installed-$1.txt"
 }
 
-work=$(mktemp)
-trap 'rm -f "$work"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 remove_listed files
 if [ "$PURGE" = 1 ]; then
     remove_listed models
 fi
-for folder in "$plugin_dir/scribe" "$share_dir/models"/whisper-* "$share_dir/models" "$share_dir"; do
-    rmdir "$DESTDIR$folder" 2>/dev/null || true
+# Folders of ours in which nothing is left, the deepest first. Those of the system stay.
+LC_ALL=C sort -ru "$work/folders" | while IFS= read -r folder; do
+    case $folder in
+        "$lists" | "$lists"/* | "$DESTDIR$plugin_dir/scribe") rmdir "$folder" 2>/dev/null || true ;;
+    esac
 done
-if [ -d "$lists/models" ]; then
+rmdir "$DESTDIR$plugin_dir/scribe" "$lists/models" "$lists" 2>/dev/null || true
+if [ -f "$lists/installed-models.txt" ]; then
     say "removed; the models stay in $lists/models (PURGE=1 removes them)"
 else
     say "removed"
