@@ -38,6 +38,8 @@ const VAD_LEAST_FRAMES: usize = 32;
 const MOST_UNHEARD: u64 = 2 * (VAD_BLOCK_FRAMES * VAD_FRAME) as u64;
 /// Lateness of word times of a model whose own was not measured: that of tiny.en, milliseconds.
 const WORD_TIME_OFFSET_MS: f64 = 100.0;
+/// Frames below this level, -46 dBFS, count as pauses where no voice activity model runs.
+const QUIET_LEVEL: f32 = 0.005;
 /// Windows whose language is heard one by one before it is settled.
 const LANGUAGE_VOTES: usize = 3;
 
@@ -749,11 +751,31 @@ impl Session {
 }
 
 impl Piece {
+    /// Without voice activity all counts as speech; quiet frames are where to cut.
+    fn take_all(&mut self, unheard: u64) {
+        let whole = if self.ended {
+            unheard.div_ceil(VAD_FRAME as u64)
+        } else {
+            unheard / VAD_FRAME as u64
+        };
+        let to = self.heard.plus(whole * VAD_FRAME as u64);
+        let samples = self.buffer.copy(self.heard, to);
+        let probs: Vec<f32> = samples
+            .chunks(VAD_FRAME)
+            .map(|frame| {
+                let power = frame.iter().map(|s| s * s).sum::<f32>() / frame.len() as f32;
+                if power.sqrt() < QUIET_LEVEL { 0.1 } else { 0.9 }
+            })
+            .collect();
+        self.speech.push(&probs);
+        self.heard = to.min(self.buffer.end());
+    }
+
     /// Asks for the voice activity of the next block, if there is one.
     fn ask(&mut self, vad: Option<&Lease<VoiceActivity>>, wake: &Wake) {
         let unheard = self.buffer.end().since(self.heard);
         let Some(vad) = vad else {
-            self.heard = self.buffer.end();
+            self.take_all(unheard);
             return;
         };
         let whole = (unheard / VAD_FRAME as u64) as usize;

@@ -305,10 +305,13 @@ impl Packer {
         };
         if let Some(pause) = best {
             let middle = SampleIndex((pause.start.0 + pause.end.0) / 2);
-            let end = pause.start.plus(TAIL).min(middle.max(pause.start));
-            let next = middle;
+            let end = if self.only_speech {
+                pause.start.plus(TAIL).min(middle)
+            } else {
+                middle
+            };
             let plan = self.finish(speech, start, end, &inside(middle), false);
-            self.next = next.max(plan.end());
+            self.next = middle.max(plan.end());
             return Some(plan);
         }
         let from = start.plus(FORCED_FROM + shortened).min(latest);
