@@ -55,7 +55,9 @@ impl Cache {
     /// SHA-256 of a file in lower-case hex, from memory if the file has not changed.
     pub(super) fn sha256(&self, path: &Path) -> io::Result<String> {
         let stamp = Stamp::of(&fs::metadata(path)?);
-        if let Some(known) = known().get(&stamp).cloned().or_else(|| self.look_up(stamp)) {
+        // A statement of its own: the lock would otherwise live on into the branch that takes it again.
+        let in_memory = known().get(&stamp).cloned();
+        if let Some(known) = in_memory.or_else(|| self.look_up(stamp)) {
             known_insert(stamp, &known);
             return Ok(known);
         }
