@@ -109,7 +109,7 @@ pub fn read(buffer: &gst::BufferRef) -> Option<Transcribed> {
     let start = s.get::<u64>("start").ok()?;
     let end = s.get::<u64>("end").ok()?;
     let words: Vec<Word> = match s.get::<gst::ArrayRef>("words") {
-        Ok(list) => list.iter().filter_map(|w| word_of(w)).collect(),
+        Ok(list) => list.iter().filter_map(word_of).collect(),
         Err(_) => Vec::new(),
     };
     let text = text_of(buffer).unwrap_or_default();
@@ -276,6 +276,7 @@ fn no_nul(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

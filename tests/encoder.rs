@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! `scribeenc` in a pipeline: what goes in as buffers and events comes out as a file.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Once;
 
 use gst::prelude::*;
@@ -159,6 +161,12 @@ fn single_words_become_the_cues_that_they_were() {
 fn words_of_other_elements_are_cut_into_cues_on_request() {
     let mut h = harness("vtt", UTF8);
     h.element().unwrap().set_property_from_str("cues", "make");
+
+    // The language says where a line reads well.
+    let mut tags = gst::TagList::new();
+    tags.make_mut()
+        .add::<gst::tags::LanguageCode>(&"en", gst::TagMergeMode::Replace);
+    h.push_event(gst::event::Tag::new(tags));
 
     let text =
         "The quick brown fox jumps over the lazy dog and runs into the dark wood. Then it sleeps.";

@@ -3,6 +3,8 @@
 //!
 //! `SCRIBE_BLESS=1 cargo test --test formats` writes the goldens anew; look at the difference.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
