@@ -586,15 +586,12 @@ fn place(drafts: &[Draft], bounds: Bounds, style: &CueStyle) -> Vec<(u64, u64)> 
                 end = end
                     .max(draft.end + style.linger_ns)
                     .max(to_read.min(draft.end + style.linger_to_read_ns));
-                // Between two cues that are too close to part, the gap is the least there may be;
-                // for a cue that may never come, no word is cut short.
-                let mut limit = wall;
-                if wall.saturating_sub(start) >= 2 * style.min_gap_ns {
-                    limit = wall - style.min_gap_ns;
-                }
-                if next.is_none() {
-                    limit = limit.max(draft.end).min(wall);
-                }
+                // Where there is no room for a gap, the cues touch.
+                let limit = if wall.saturating_sub(start) >= 2 * style.min_gap_ns {
+                    wall - style.min_gap_ns
+                } else {
+                    wall
+                };
                 if end.saturating_add(style.close_gap_ns) > wall {
                     end = limit;
                 }
