@@ -106,10 +106,10 @@ pub fn read(buffer: &gst::BufferRef) -> Option<Transcribed> {
     register();
     let meta = CustomMeta::from_buffer(buffer, TRANSCRIPT).ok()?;
     let s = meta.structure();
-    let start = s.get::<u64>("start").ok()?;
-    let end = s.get::<u64>("end").ok()?;
+    let start = time(s, "start")?;
+    let end = time(s, "end")?;
     let words: Vec<Word> = match s.get::<gst::ArrayRef>("words") {
-        Ok(list) => list.iter().filter_map(|w| word_of(w)).collect(),
+        Ok(list) => list.iter().filter_map(word_of).collect(),
         Err(_) => Vec::new(),
     };
     let text = text_of(buffer).unwrap_or_default();
@@ -156,12 +156,12 @@ pub fn read_turn(buffer: &gst::BufferRef) -> Option<Turn> {
     let meta = CustomMeta::from_buffer(buffer, TURN).ok()?;
     let s = meta.structure();
     let (speaker_id, speaker) = speaker_of(s);
-    let start = s.get::<u64>("start").ok()?;
+    let start = time(s, "start")?;
     Some(Turn {
         speaker_id: speaker_id?,
         speaker,
         start: StreamNs(start),
-        end: StreamNs(s.get::<u64>("end").ok()?.max(start)),
+        end: StreamNs(time(s, "end")?.max(start)),
         confidence: number(s, "confidence", 1.0),
     })
 }
@@ -248,12 +248,12 @@ fn word_structure(word: &Word) -> gst::Structure {
 
 fn word_of(value: &glib::SendValue) -> Option<Word> {
     let s = value.get::<gst::Structure>().ok()?;
-    let start = s.get::<u64>("start").ok()?;
+    let start = time(&s, "start")?;
     let (speaker_id, speaker) = speaker_of(&s);
     Some(Word {
         text: s.get("text").ok()?,
         start: StreamNs(start),
-        end: StreamNs(s.get::<u64>("end").ok()?.max(start)),
+        end: StreamNs(time(&s, "end")?.max(start)),
         running_start: RunningNs::default(),
         running_end: RunningNs::default(),
         probability: number(&s, "probability", 1.0),
@@ -261,6 +261,18 @@ fn word_of(value: &glib::SendValue) -> Option<Word> {
         speaker_id,
         speaker,
     })
+}
+
+/// A time in nanoseconds. Other programs may have only signed integers to write it with.
+fn time(s: &gst::StructureRef, field: &str) -> Option<u64> {
+    let value = s.value(field).ok()?;
+    if let Ok(time) = value.get::<u64>() {
+        return Some(time);
+    }
+    let signed = value
+        .get::<i64>()
+        .or_else(|_| value.get::<i32>().map(i64::from));
+    signed.ok().and_then(|time| u64::try_from(time).ok())
 }
 
 fn number(s: &gst::StructureRef, field: &str, otherwise: f32) -> f32 {
@@ -276,6 +288,7 @@ fn no_nul(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -367,7 +380,7 @@ mod tests {
         register();
         let mut meta = CustomMeta::add(buffer.make_mut(), TRANSCRIPT).unwrap();
         let s = meta.mut_structure();
-        s.set("start", 9_u64);
+        s.set("start", 9_i32);
         s.set("end", 3_u64);
         s.set("final", "yes");
         s.set("segment", 3_i32);
@@ -376,7 +389,7 @@ mod tests {
 
         let read = read(&buffer).unwrap();
 
-        assert_eq!(read.cue.end, StreamNs(9));
+        assert_eq!((read.cue.start, read.cue.end), (StreamNs(9), StreamNs(9)));
         assert!(read.is_final && read.cue.words.is_empty() && read.cue.speaker.is_none());
     }
 

@@ -21,6 +21,9 @@ const WAITING_WORDS_MAX: usize = 300;
 const READING_CPS: u64 = 15;
 const READING_BOUNDS_NS: (u64, u64) = (1_000_000_000, 7_000_000_000);
 
+/// How much longer than the recording its last cue may stay.
+const LAST_LINGER_NS: u64 = 1_000_000_000;
+
 /// Where output goes: chosen once an output begins.
 #[derive(Clone, Debug)]
 pub(super) struct Output {
@@ -225,7 +228,9 @@ impl State {
     pub fn finish(&mut self, settings: &Settings) -> Vec<gst::Buffer> {
         let mut out = self.begin(settings);
         let position = self.writing.as_ref().map(|w| w.position);
-        out.extend(self.release(position));
+        // Nothing follows: the last cue may linger as any other.
+        let silence = position.map(|p| StreamNs(p.0.saturating_add(LAST_LINGER_NS)));
+        out.extend(self.release(silence));
         let language = Some(self.language.clone()).filter(|l| !l.is_empty());
         let has_segments = self.writing.as_ref().is_some_and(|w| w.last_cue.is_some());
         let totals = Totals {

@@ -586,13 +586,13 @@ fn place(drafts: &[Draft], bounds: Bounds, style: &CueStyle) -> Vec<(u64, u64)> 
                 end = end
                     .max(draft.end + style.linger_ns)
                     .max(to_read.min(draft.end + style.linger_to_read_ns));
-                // Between two cues that are too close to part, the gap is the least there may be.
+                // Where there is no room for a gap, the cues touch.
                 let limit = if wall.saturating_sub(start) >= 2 * style.min_gap_ns {
                     wall - style.min_gap_ns
                 } else {
                     wall
                 };
-                if next.is_some() && end.saturating_add(style.close_gap_ns) > wall {
+                if end.saturating_add(style.close_gap_ns) > wall {
                     end = limit;
                 }
                 end = end.min(limit);

@@ -77,7 +77,8 @@ pub(crate) fn append(out: &mut String, more: &str) {
         return;
     };
     let spaced = left.is_whitespace() || right.is_whitespace();
-    if !spaced && !(is_han_or_kana(left) && is_han_or_kana(right)) {
+    let spaceless = is_han_or_kana(left) && is_han_or_kana(right);
+    if !spaced && !spaceless {
         out.push(' ');
     }
     out.push_str(more);

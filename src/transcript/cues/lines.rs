@@ -195,8 +195,8 @@ fn break_cost(piece: &Piece, next: &Piece, words: FunctionWords, german: bool) -
     if text::ends_clause(&piece.text) {
         return 0.3;
     }
-    if text::is_abbreviation(&piece.text) || (is_number(&piece.text) && is_number(&next.text)) {
-        return 1.5;
+    if text::is_abbreviation(&piece.text) || is_number(&piece.text) {
+        return 1.5; // a title before its name, a number before the next part or its unit
     }
     let bare = bare(&piece.text);
     if words.leans(&bare) {

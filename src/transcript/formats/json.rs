@@ -31,8 +31,9 @@ pub(super) struct Summary {
 impl Summary {
     pub fn add(&mut self, cue: &Cue) {
         text::append(&mut self.text, &cue_text(cue));
-        let spoken = cue.words.iter().map(|w| w.end).max().unwrap_or(cue.end);
-        self.end = self.end.max(spoken);
+        let shown_until = cue.end.max(cue.start);
+        let spoken = cue.words.iter().map(|w| w.end.max(w.start)).max();
+        self.end = self.end.max(spoken.unwrap_or(shown_until));
         self.task.get_or_insert(cue.segment.task);
         if self.last_segment != Some(cue.segment.id) && !cue.segment.language.is_empty() {
             let language = &cue.segment.language;
