@@ -72,11 +72,11 @@ impl Output {
             )));
         }
         match self.unit {
-            Unit::Cue => self.buffer(cue, &mut out),
-            Unit::Word if cue.words.is_empty() => self.buffer(cue, &mut out),
+            Unit::Cue => self.buffer(cue, Unit::Cue, &mut out),
+            Unit::Word if cue.words.is_empty() => self.buffer(cue, Unit::Cue, &mut out),
             Unit::Word => {
                 for word in &cue.words {
-                    self.buffer(&word_cue(word, cue), &mut out);
+                    self.buffer(&word_cue(word, cue), Unit::Word, &mut out);
                 }
             }
         }
@@ -104,7 +104,7 @@ impl Output {
         ))
     }
 
-    fn buffer(&mut self, cue: &Cue, out: &mut Vec<Out>) {
+    fn buffer(&mut self, cue: &Cue, unit: Unit, out: &mut Vec<Out>) {
         let Some(start) = self.pts(gst::ClockTime::from_nseconds(cue.start.0)) else {
             return;
         };
@@ -126,7 +126,10 @@ impl Output {
             if std::mem::take(&mut self.discont) {
                 buffer.set_flags(gst::BufferFlags::DISCONT);
             }
-            meta::write(buffer, cue);
+            match unit {
+                Unit::Cue => meta::write(buffer, cue),
+                Unit::Word => meta::write_word(buffer, cue),
+            }
         }
         self.position = Some(end);
         out.push(Out::Buffer(buffer));
