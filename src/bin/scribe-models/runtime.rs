@@ -33,11 +33,11 @@ pub fn install(catalog: &Catalog, settings: &Settings) -> Result<(), Failure> {
         let _ = fs::remove_dir(settings.work_dir());
     }
     link(&settings.dir.join(&runtime.soname), &runtime.file)?;
-    println!(
+    crate::answer(format_args!(
         "onnxruntime {}  {}",
         runtime.package.version,
         place.display()
-    );
+    ));
     Ok(())
 }
 
