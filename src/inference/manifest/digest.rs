@@ -55,16 +55,15 @@ impl Cache {
     /// SHA-256 of a file in lower-case hex, from memory if the file has not changed.
     pub(super) fn sha256(&self, path: &Path) -> io::Result<String> {
         let stamp = Stamp::of(&fs::metadata(path)?);
-        // A statement of its own: the lock would otherwise live on into the branch that takes it again.
-        let in_memory = known().get(&stamp).cloned();
-        if let Some(known) = in_memory.or_else(|| self.look_up(stamp)) {
-            known_insert(stamp, &known);
-            return Ok(known);
+        let in_process = known().get(&stamp).cloned();
+        if let Some(digest) = in_process.or_else(|| self.look_up(stamp)) {
+            known().insert(stamp, digest.clone());
+            return Ok(digest);
         }
         let digest = sha256_file(path)?;
         // Remembered only if nobody wrote to the file meanwhile.
         if Stamp::of(&fs::metadata(path)?) == stamp {
-            known_insert(stamp, &digest);
+            known().insert(stamp, digest.clone());
             let _ = self.remember(stamp, &digest);
         }
         Ok(digest)
@@ -112,10 +111,6 @@ fn known() -> MutexGuard<'static, HashMap<Stamp, String>> {
         .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-}
-
-fn known_insert(stamp: Stamp, digest: &str) {
-    known().insert(stamp, digest.to_owned());
 }
 
 /// SHA-256 of a file's bytes as they are now, in lower-case hex.

