@@ -4,6 +4,8 @@
 //! Each file is a pipeline of its own; all share the process's one registry, so the model is loaded once and
 //! the cores are never overrun, however many jobs there are.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program: its words go to the terminal.
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -22,8 +22,8 @@ impl Input {
                 ("cannot take audio of the form {caps}: {why}. Put audioconvert ! audioresample before it")
             )
         };
-        let info = gst_audio::AudioInfo::from_caps(&caps.to_owned())
-            .map_err(|_| refused("it is incomplete"))?;
+        let info =
+            gst_audio::AudioInfo::from_caps(caps).map_err(|_| refused("it is incomplete"))?;
         let out_channels = match channels {
             Channels::Mix => 1,
             Channels::Separate => info.channels() as usize,

@@ -95,12 +95,13 @@ impl WhisperCppModel {
         }
 
         logging::install();
-        let mut parameters = WhisperContextParameters::default();
-        parameters.use_gpu = spec.cuda_device.is_some();
-        parameters.gpu_device = spec.cuda_device.unwrap_or(0) as i32;
-        // Flash attention switches word times off and is slower on a CPU.
-        parameters.flash_attn = false;
-        parameters.dtw_parameters = alignment(&header);
+        let parameters = WhisperContextParameters {
+            use_gpu: spec.cuda_device.is_some(),
+            gpu_device: spec.cuda_device.unwrap_or(0) as i32,
+            // Flash attention switches word times off and is slower on a CPU.
+            flash_attn: false,
+            dtw_parameters: alignment(&header),
+        };
 
         let guard = native_init();
         let context = WhisperContext::new_from_buffer_with_params(&bytes, parameters)
