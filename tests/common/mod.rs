@@ -18,8 +18,7 @@ pub const MS: u64 = 1_000_000;
 pub const GUARD: Duration = Duration::from_secs(30);
 /// A state change, a flush or an end may take this long, whatever inference does.
 pub const AT_ONCE: Duration = Duration::from_secs(2);
-pub const F32_16K: &str =
-    "audio/x-raw,format=F32LE,rate=16000,channels=1,layout=interleaved";
+pub const F32_16K: &str = "audio/x-raw,format=F32LE,rate=16000,channels=1,layout=interleaved";
 
 pub fn init() {
     static ONCE: Once = Once::new();
@@ -262,11 +261,7 @@ impl Rig {
         self.begin_with(F32_16K, &gst::FormattedSegment::<gst::ClockTime>::new())
     }
 
-    pub fn begin_with(
-        &self,
-        caps: &str,
-        segment: &gst::FormattedSegment<gst::ClockTime>,
-    ) -> &Self {
+    pub fn begin_with(&self, caps: &str, segment: &gst::FormattedSegment<gst::ClockTime>) -> &Self {
         self.event(gst::event::StreamStart::new("sound"));
         self.event(gst::event::Caps::new(&caps.parse().unwrap()));
         self.event(gst::event::Segment::new(segment));
