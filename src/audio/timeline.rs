@@ -106,6 +106,8 @@ pub struct Timeline {
     fresh_segment: bool,
     /// Since when blocks have been off by more than the tolerance.
     off_since: Option<SampleIndex>,
+    /// The last block was there already as a whole: what follows is trimmed, not waited for.
+    catching_up: bool,
 }
 
 impl Timeline {
@@ -142,6 +144,7 @@ impl Timeline {
         let late = pts.saturating_sub(expected);
         if early.max(late) <= TOLERANCE_NS {
             self.off_since = None;
+            self.catching_up = false;
             return self.follow(pts, samples, 0, 0);
         }
         if early.max(late) > LONGEST_HOLE_NS {
@@ -149,6 +152,7 @@ impl Timeline {
         }
         let since = *self.off_since.get_or_insert(self.next);
         let patient = !discont
+            && !self.catching_up
             && self.next.since(since) < PATIENCE_SAMPLES
             && late <= TOLERANCE_NS * 5
             && early <= TOLERANCE_NS * 5;
@@ -162,27 +166,28 @@ impl Timeline {
         }
         self.off_since = None;
         let silence = ns_to_samples(late);
-        let trim = ns_to_samples(early).min(samples);
+        let trim = ns_to_samples(early);
+        if trim > 0 && trim >= samples {
+            // Nothing of it is new: where it ends says nothing about what comes.
+            self.catching_up = true;
+            return Placement {
+                trim_front: samples,
+                start: self.next,
+                ..Placement::default()
+            };
+        }
         self.follow(pts, samples, silence, trim)
     }
 
     /// A stretch of silence that has no samples: a GAP event. `start` is where it ends.
     pub fn gap(&mut self, pts_ns: u64, duration_ns: u64) -> Placement {
-        if !self.started {
-            return Placement {
-                start: self.next,
-                ..Placement::default()
-            };
-        }
         let end = pts_ns.saturating_add(duration_ns);
+        if !self.started || self.fresh_segment {
+            return self.begin(end, 0);
+        }
         let hole = end.saturating_sub(self.expected_ns());
         if hole > LONGEST_HOLE_NS {
-            // What follows is placed by its own time.
-            return Placement {
-                new_piece: true,
-                start: self.next,
-                ..Placement::default()
-            };
+            return self.begin(end, 0);
         }
         let silence = ns_to_samples(hole);
         self.next = self.next.plus(silence);
@@ -217,7 +222,12 @@ impl Timeline {
         self.started = true;
         self.fresh_segment = false;
         self.off_since = None;
-        let start = self.next;
+        // An index between two pieces belongs to neither: the end of the one is not the start of the other.
+        let start = if new_piece {
+            self.next.plus(1)
+        } else {
+            self.next
+        };
         self.anchors.push_back(Anchor {
             at: start,
             position_ns: pts,
@@ -313,6 +323,11 @@ mod tests {
 
         assert_eq!(short.silence_before, 8_000);
         assert!(!short.new_piece);
+        // What ends at the hole ends before it.
+        assert_eq!(
+            t.stream_ns(short.start.plus(16_000)),
+            StreamNs(2 * SECOND + SECOND / 2)
+        );
         assert!(long.new_piece);
         assert_eq!(t.stream_ns(long.start), StreamNs(10 * SECOND));
         assert_eq!(t.stream_ns(short.start), StreamNs(SECOND + SECOND / 2));
@@ -328,6 +343,32 @@ mod tests {
 
         assert_eq!(overlap.trim_front, 8_000);
         assert!(back.new_piece);
+    }
+
+    #[test]
+    fn blocks_that_are_there_already_move_no_time() {
+        let mut t = Timeline::new();
+        t.place(Some(0), false, 48_000);
+
+        let again = t.place(Some(2 * SECOND), true, 8_000);
+        let rest = t.place(Some(2 * SECOND + SECOND / 2), false, 16_000);
+
+        assert_eq!(again.trim_front, 8_000);
+        assert_eq!(rest.trim_front, 8_000);
+        assert_eq!(t.stream_ns(rest.start), StreamNs(3 * SECOND));
+    }
+
+    #[test]
+    fn a_long_gap_moves_time_for_sound_that_has_none() {
+        let mut t = Timeline::new();
+        t.place(Some(0), false, 16_000);
+
+        let gap = t.gap(SECOND, 9 * SECOND);
+        let sound = t.place(None, false, 16_000);
+
+        assert!(gap.new_piece);
+        assert_eq!(t.stream_ns(gap.start), StreamNs(10 * SECOND));
+        assert_eq!(t.stream_ns(sound.start), StreamNs(10 * SECOND));
     }
 
     #[test]

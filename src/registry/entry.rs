@@ -166,8 +166,11 @@ impl<K: Kind> Entry<K> {
         work.queue.forget(stream);
     }
 
-    /// Whether nobody has leased it for `keep_alive`.
+    /// Whether nobody has leased it for `keep_alive`. What still loads is waited for, or soon will be.
     pub(super) fn expired(&self, keep_alive: Duration) -> bool {
+        if matches!(*lock(&self.life), Life::Loading) {
+            return false;
+        }
         let leases = lock(&self.leases);
         leases.count == 0
             && leases

@@ -112,7 +112,9 @@ impl Transcriber {
             }
             let silent = buffer.flags().contains(gst::BufferFlags::GAP);
             let channels = if silent {
-                input.convert(&vec![0; map.size()])
+                let mut silence = vec![0; map.size()];
+                input.info().format_info().fill_silence(&mut silence);
+                input.convert(&silence)
             } else {
                 input.convert(&map)
             };

@@ -58,6 +58,8 @@ struct State {
     shutdown: bool,
     failed: bool,
     epoch: u64,
+    /// The first epoch since READY to PAUSED: a worker of an older one has been left behind.
+    first_epoch: u64,
     poked: bool,
     cancel: CancelToken,
 }
@@ -116,7 +118,7 @@ impl Inbox {
         let mut state = self.lock();
         let mut waited = false;
         loop {
-            if state.shutdown {
+            if state.shutdown || epoch < state.first_epoch {
                 return Take::Shutdown;
             }
             if state.epoch != epoch {
@@ -180,6 +182,7 @@ impl Inbox {
         let epoch = state.epoch + 1;
         *state = State {
             epoch,
+            first_epoch: epoch,
             ..State::default()
         };
         (epoch, state.cancel.clone())
@@ -277,5 +280,20 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(inbox.waiting(), 0);
+    }
+
+    #[test]
+    fn a_worker_of_an_earlier_run_goes_home() {
+        let inbox = Inbox::default();
+        let (old, _) = inbox.start();
+        inbox.shutdown();
+        let (new, _) = inbox.start();
+        inbox.put(sound(10), 100, false);
+
+        let for_old = inbox.take(old, true, Duration::ZERO);
+        let for_new = inbox.take(new, true, Duration::ZERO);
+
+        assert!(matches!(for_old, Take::Shutdown), "{for_old:?}");
+        assert!(matches!(for_new, Take::Item(_)), "{for_new:?}");
     }
 }

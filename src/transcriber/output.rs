@@ -45,10 +45,24 @@ impl Output {
         }
     }
 
-    /// A new segment downstream: the position starts over.
+    /// A new segment downstream: the position starts over, unless it is the same one once more.
     pub(super) fn set_segment(&mut self, segment: &gst::FormattedSegment<gst::ClockTime>) {
+        let same = self.position.is_some()
+            && self.segment.start() == segment.start()
+            && self.segment.base() == segment.base()
+            && self.segment.offset() == segment.offset()
+            && self.segment.time() == segment.time()
+            && self.segment.rate() == segment.rate();
+        if !same {
+            self.position = segment.start();
+        }
         self.segment = segment.clone();
-        self.position = segment.start();
+    }
+
+    /// A new stream downstream: tags belong to a stream, so its language is said again.
+    pub(super) fn new_stream(&mut self) {
+        self.language.clear();
+        self.speaker = None;
     }
 
     /// After a flush: the next buffer does not follow on.
@@ -140,8 +154,10 @@ impl Output {
         self.segment
             .position_from_stream_time(stream_time)
             .or_else(|| {
-                // Outside the segment's bounds (a word that ends after its stop): reckon from its start.
-                let offset = stream_time.checked_sub(self.segment.time()?)?;
+                // Outside the segment's bounds (a word that ends after its stop) or in a segment without
+                // stream time: reckon from its start. What came before it is held to it.
+                let time = self.segment.time().unwrap_or_default();
+                let offset = stream_time.saturating_sub(time);
                 self.segment.start()?.checked_add(offset)
             })
     }

@@ -76,24 +76,19 @@ enum Stop {
 }
 
 impl Worker {
-    /// Runs until the element goes to READY. Panics become an error on the bus.
+    /// Runs until the element goes to READY. A panic becomes an error on the bus and ends the epoch, as any
+    /// error does: a flush or the way through NULL begins anew.
     pub(super) fn run(mut self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.main()));
-        if outcome.is_err() {
-            self.inbox.fail();
-            if let Some(element) = self.element.upgrade() {
-                element.imp().post_error_message(gst::error_msg!(
-                    gst::LibraryError::Failed,
-                    ("scribetranscriber's worker panicked: this is a bug. Set the element to NULL and back to go on")
-                ));
-            }
-        }
-    }
-
-    fn main(&mut self) {
         let mut output = Output::new(self.settings.unit, self.settings.post_messages);
         loop {
-            match self.epoch(&mut output) {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.epoch(&mut output)));
+            let stop = outcome.unwrap_or_else(|_| {
+                Stop::Error(gst::error_msg!(
+                    gst::LibraryError::Failed,
+                    ("scribetranscriber's worker panicked: this is a bug. Set the element to NULL and back to go on")
+                ))
+            });
+            match stop {
                 Stop::Interrupted => {}
                 Stop::Flow(error) => self.flow_stopped(error),
                 Stop::Error(message) => {
@@ -344,6 +339,13 @@ impl Worker {
                 let stream = stream.get_or_insert_with(|| Stream::new(segment));
                 self.silence(stream, pts, duration);
             }
+            gst::EventView::StreamStart(_) => {
+                if let Some(stream) = stream {
+                    self.drain(stream, output, report)?;
+                }
+                output.new_stream();
+                self.push_event(&element, event);
+            }
             gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) => {
                 if let Some(stream) = stream {
                     self.drain(stream, output, report)?;
@@ -421,13 +423,14 @@ impl Worker {
         let Some(element) = self.element.upgrade() else {
             return Err(Stop::Interrupted);
         };
-        // No word will come before this on any channel.
+        // No word will come before this on any channel. A channel with nothing left waits for what comes.
         let until = stream
             .sessions
             .iter()
+            .filter(|session| !session.is_idle())
             .map(Session::settled_until)
             .min()
-            .unwrap_or_default();
+            .unwrap_or(stream.end);
         let mut ready: Vec<(usize, Spoken)> = Vec::new();
         for (channel, pending) in stream.pending.iter_mut().enumerate() {
             let complete = pending
@@ -441,13 +444,11 @@ impl Worker {
             let speaker = several.then(|| format!("Channel {}", channel + 1));
             self.speak(&element, stream, spoken, speaker, output)?;
         }
-        if until > SampleIndex(0) {
-            let stream_time = stream.timeline.stream_ns(until);
-            if let Some(out) = output.advance(gst::ClockTime::from_nseconds(stream_time.0)) {
-                self.push(&element, out)?;
-            }
-            stream.timeline.forget_before(until);
+        let stream_time = stream.timeline.stream_ns(until);
+        if let Some(out) = output.advance(gst::ClockTime::from_nseconds(stream_time.0)) {
+            self.push(&element, out)?;
         }
+        stream.timeline.forget_before(until);
         let stats = stream
             .sessions
             .iter()
@@ -530,7 +531,8 @@ impl Worker {
         }
         match out {
             Out::Buffer(buffer) => pad.push(buffer).map(drop).map_err(|error| match error {
-                gst::FlowError::Flushing => Stop::Interrupted,
+                gst::FlowError::Flushing if !self.inbox.is_current(self.epoch) => Stop::Interrupted,
+                // Downstream alone is flushing or shut down: upstream must hear of it, or it would wait for us.
                 error => Stop::Flow(error),
             }),
             Out::Event(event) => {
