@@ -2,6 +2,7 @@
 //! Sound before it is words: clocks, buffers, voice activity. No GStreamer, no models.
 
 pub mod buffer;
+pub mod mix;
 pub mod speech;
 pub mod time;
 mod timeline;

@@ -3,6 +3,7 @@
 //! GStreamer. All `unsafe` of the engines and every trap of their crates stays below this module.
 
 pub mod cancel;
+pub mod exit;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
 pub mod manifest;

@@ -15,7 +15,7 @@ use super::permits::Permits;
 use super::queue::{Class, Queue, Queued};
 use super::ticket::{Slot, Ticket};
 use super::{ModelStats, StreamId};
-use crate::inference::{CancelToken, EngineError};
+use crate::inference::{CancelToken, EngineError, exit};
 
 /// whisper.cpp's tokeniser recurses over the prompt.
 const LANE_STACK_BYTES: usize = 8 << 20;
@@ -109,6 +109,7 @@ impl<K: Kind> Entry<K> {
     }
 
     fn load(&self) {
+        let _inside = exit::enter();
         let outcome = catch_unwind(AssertUnwindSafe(|| K::load(&self.spec)));
         self.settle(outcome.unwrap_or_else(|panic| {
             Err(EngineError::Failed {
@@ -259,6 +260,7 @@ impl<K: Kind> Entry<K> {
                 first.slot.put(Err(EngineError::Cancelled));
                 continue;
             }
+            let _inside = exit::enter();
             let mut own = match lane.take().map_or_else(|| K::lane(&model), Ok) {
                 Ok(own) => own,
                 Err(error) => {

@@ -40,6 +40,8 @@ struct State {
     engine: String,
     stats: SessionStats,
     segment_seen: bool,
+    /// What was last said downstream.
+    tags: Option<gst::TagList>,
 }
 
 // Lock order: settings, then state, then the inbox's own. None is held across a push, a peer query or an
@@ -86,15 +88,8 @@ impl Transcriber {
     }
 
     fn chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let map = buffer.map_readable().map_err(|_| {
-            self.post_error_message(gst::error_msg!(
-                gst::ResourceError::Read,
-                ("a buffer of sound cannot be read")
-            ));
-            gst::FlowError::Error
-        })?;
-        let (most, sound, live) = {
-            let most = u64::from(self.settings().max_buffered_ms) * 16;
+        let most = self.settings().max_buffered_ms as usize * 16;
+        let (bytes, live, piece_bytes, mut discont) = {
             let mut state = self.state();
             let dropped = std::mem::take(&mut state.dropped);
             let live = state.live.unwrap_or(false);
@@ -110,33 +105,49 @@ impl Transcriber {
             if discont {
                 input.reset();
             }
-            let silent = buffer.flags().contains(gst::BufferFlags::GAP);
-            let channels = if silent {
-                let mut silence = vec![0; map.size()];
-                input.info().format_info().fill_silence(&mut silence);
-                input.convert(&silence)
-            } else {
-                input.convert(&map)
+            let piece_bytes = input.bytes_per_second().max(1);
+            (input.bytes(buffer), live, piece_bytes, discont)
+        };
+        let Some(mut bytes) = bytes else {
+            self.post_error_message(gst::error_msg!(
+                gst::ResourceError::Read,
+                ("a buffer of sound cannot be read")
+            ));
+            return Err(gst::FlowError::Error);
+        };
+        if buffer.flags().contains(gst::BufferFlags::GAP)
+            && let Some(input) = &self.state().input
+        {
+            // Zero is no silence in unsigned formats.
+            input.info().format_info().fill_silence(&mut bytes);
+        }
+        // A buffer may hold hours (a low rate, a demuxer that likes large ones): in pieces of a second the bound
+        // on what waits stays exact.
+        let mut pts = buffer.pts();
+        for piece in bytes.chunks(piece_bytes) {
+            // Locks are let go between conversion and waiting.
+            let converted = {
+                let mut state = self.state();
+                let Some(input) = &mut state.input else {
+                    return Err(gst::FlowError::Flushing);
+                };
+                input.convert(piece)
             };
-            let Some(channels) = channels else {
-                drop(state);
+            let Some(channels) = converted else {
                 self.post_error_message(gst::error_msg!(
                     gst::StreamError::Decode,
                     ("libgstaudio could not convert the sound")
                 ));
                 return Err(gst::FlowError::Error);
             };
-            (
-                most as usize,
-                Sound {
-                    channels,
-                    pts: buffer.pts(),
-                    discont,
-                },
-                live,
-            )
-        };
-        self.hand_in(Item::Sound(sound), most, live)
+            let sound = Sound {
+                channels,
+                pts: pts.take(),
+                discont: std::mem::take(&mut discont),
+            };
+            self.hand_in(Item::Sound(sound), most, live)?;
+        }
+        Ok(gst::FlowSuccess::Ok)
     }
 
     fn hand_in(
@@ -318,6 +329,10 @@ impl Transcriber {
             }
         }
         if tags.n_tags() == 0 {
+            return true;
+        }
+        // Decoders repeat all their tags whenever the bitrate changes: several times a second.
+        if self.state().tags.replace(tags.clone()).as_ref() == Some(&tags) {
             return true;
         }
         self.event_in(
@@ -549,7 +564,9 @@ impl ElementImpl for Transcriber {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let sound = gst_audio::AudioCapsBuilder::new_interleaved().build();
+            let mut sound = gst_audio::AudioCapsBuilder::new().build();
+            let layouts = gst::List::new(["interleaved", "non-interleaved"]);
+            sound.make_mut().set("layout", layouts);
             let text = gst::Caps::builder("text/x-raw")
                 .field("format", gst::List::new(["utf8", "pango-markup"]))
                 .build();

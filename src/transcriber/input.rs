@@ -2,6 +2,7 @@
 //! Audio of any kind becomes 16 kHz F32: one channel, or each on its own.
 
 use crate::audio::SAMPLE_RATE;
+use crate::audio::mix::StereoMix;
 use crate::ffi::AudioConverter;
 
 use super::Channels;
@@ -11,7 +12,10 @@ use super::Channels;
 pub(super) struct Input {
     info: gst_audio::AudioInfo,
     converter: AudioConverter,
+    /// Of the converter.
     out_channels: usize,
+    /// Two channels become one after the converter: it would let opposite ones cancel.
+    stereo: Option<StereoMix>,
 }
 
 impl Input {
@@ -24,34 +28,73 @@ impl Input {
         };
         let info =
             gst_audio::AudioInfo::from_caps(caps).map_err(|_| refused("it is incomplete"))?;
+        let in_channels = info.channels() as usize;
+        let stereo = (channels == Channels::Mix && in_channels == 2).then(StereoMix::default);
         let out_channels = match channels {
-            Channels::Mix => 1,
-            Channels::Separate => info.channels() as usize,
+            Channels::Mix if stereo.is_none() => 1,
+            _ => in_channels,
         };
+        // Planes are interleaved before the converter, which then has one way of reading.
+        let interleaved =
+            gst_audio::AudioInfo::builder(info.format(), info.rate(), info.channels());
+        let interleaved = match info.positions() {
+            Some(positions) => interleaved.positions(positions).build(),
+            None => interleaved.build(),
+        }
+        .map_err(|_| refused("its channels are unknown"))?;
         let output = gst_audio::AudioInfo::builder(
             gst_audio::AUDIO_FORMAT_F32,
             SAMPLE_RATE,
             out_channels as u32,
         );
-        let matrix = matrix(info.channels() as usize, out_channels);
+        let matrix = matrix(in_channels, out_channels);
         let output = match info.positions() {
-            Some(positions) if out_channels == info.channels() as usize => {
-                output.positions(positions).build()
-            }
+            Some(positions) if out_channels == in_channels => output.positions(positions).build(),
             _ => output.build(),
         }
         .map_err(|_| refused("it has too many channels"))?;
-        let converter = AudioConverter::new(&info, &output, matrix.as_deref())
+        let converter = AudioConverter::new(&interleaved, &output, matrix.as_deref())
             .ok_or_else(|| refused("libgstaudio cannot convert it"))?;
         Ok(Self {
             info,
             converter,
             out_channels,
+            stereo,
         })
     }
 
     pub(super) fn channels(&self) -> usize {
-        self.out_channels
+        if self.stereo.is_some() {
+            1
+        } else {
+            self.out_channels
+        }
+    }
+
+    /// A buffer's samples in the order the converter wants. `None` if it cannot be read.
+    pub(super) fn bytes(&self, buffer: &gst::BufferRef) -> Option<Vec<u8>> {
+        if self.info.layout() == gst_audio::AudioLayout::Interleaved {
+            return Some(buffer.map_readable().ok()?.to_vec());
+        }
+        let planes =
+            gst_audio::AudioBufferRef::from_buffer_ref_readable(buffer, &self.info).ok()?;
+        let planes: Vec<&[u8]> = (0..planes.n_planes())
+            .filter_map(|i| planes.plane_data(i).ok())
+            .collect();
+        let sample_bytes = self.info.bps() as usize;
+        let frames = planes.iter().map(|p| p.len()).min()? / sample_bytes.max(1);
+        let mut out = Vec::with_capacity(frames * sample_bytes * planes.len());
+        for frame in 0..frames {
+            for plane in &planes {
+                out.extend_from_slice(&plane[frame * sample_bytes..][..sample_bytes]);
+            }
+        }
+        Some(out)
+    }
+
+    /// Bytes of a second of sound, in whole frames.
+    pub(super) fn bytes_per_second(&self) -> usize {
+        self.info.bpf() as usize * self.info.rate() as usize
     }
 
     pub(super) fn info(&self) -> &gst_audio::AudioInfo {
@@ -74,7 +117,10 @@ impl Input {
         self.converter.reset();
     }
 
-    fn split(&self, samples: Vec<f32>) -> Vec<Vec<f32>> {
+    fn split(&mut self, samples: Vec<f32>) -> Vec<Vec<f32>> {
+        if let Some(stereo) = &mut self.stereo {
+            return vec![stereo.mix(&samples)];
+        }
         if self.out_channels == 1 {
             return vec![samples];
         }

@@ -4,6 +4,7 @@
 //! It never waits for anything but its inbox, so that a flush or a shutdown reaches it at once: models load
 //! and run on the registry's threads.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -57,6 +58,8 @@ struct Stream {
     previous_end: Option<StreamNs>,
     /// End of the sound so far.
     end: SampleIndex,
+    /// Tags and custom events, with the sample they came before: they leave in their place between the words.
+    waiting: VecDeque<(SampleIndex, gst::Event)>,
 }
 
 /// The models, and what the session works by.
@@ -358,11 +361,13 @@ impl Worker {
                 self.push_event(&element, event);
             }
             _ => {
-                // Tags and custom events keep their place between the words.
-                if let Some(stream) = stream {
-                    self.drain(stream, output, report)?;
+                // Never by a drain: that would cut the window, and decoders send tags all the time.
+                match stream {
+                    Some(stream) if !stream.sessions.is_empty() => {
+                        stream.waiting.push_back((stream.end, event));
+                    }
+                    _ => self.push_event(&element, event),
                 }
-                self.push_event(&element, event);
             }
         }
         Ok(())
@@ -395,6 +400,8 @@ impl Worker {
         loop {
             self.pump(stream, output, report)?;
             if stream.sessions.iter().all(Session::is_idle) {
+                let element = self.element.upgrade().ok_or(Stop::Interrupted)?;
+                self.push_waiting(&element, stream, SampleIndex(u64::MAX));
                 return Ok(());
             }
             match self.inbox.take(self.epoch, false, TICK) {
@@ -442,8 +449,10 @@ impl Worker {
         ready.sort_by_key(|(_, spoken)| spoken.start);
         for (channel, spoken) in ready {
             let speaker = several.then(|| format!("Channel {}", channel + 1));
+            self.push_waiting(&element, stream, spoken.start);
             self.speak(&element, stream, spoken, speaker, output)?;
         }
+        self.push_waiting(&element, stream, until);
         let stream_time = stream.timeline.stream_ns(until);
         if let Some(out) = output.advance(gst::ClockTime::from_nseconds(stream_time.0)) {
             self.push(&element, out)?;
@@ -463,6 +472,15 @@ impl Worker {
             self.settings.post_messages,
         );
         Ok(())
+    }
+
+    /// Events that came before sample `until`.
+    fn push_waiting(&self, element: &super::Transcriber, stream: &mut Stream, until: SampleIndex) {
+        while stream.waiting.front().is_some_and(|(at, _)| *at <= until)
+            && let Some((_, event)) = stream.waiting.pop_front()
+        {
+            self.push_event(element, event);
+        }
     }
 
     fn speak(
@@ -562,6 +580,7 @@ impl Stream {
             next_segment: 0,
             previous_end: None,
             end: SampleIndex(0),
+            waiting: VecDeque::new(),
         }
     }
 

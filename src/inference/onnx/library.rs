@@ -51,6 +51,8 @@ pub fn environment() -> Result<&'static ort::environment::Environment, EngineErr
             }
             match ort::init_from(&candidate) {
                 Ok(builder) => {
+                    // Its destructors are known to the C library now: ours must run before them.
+                    crate::inference::exit::watch();
                     return builder
                         .with_name("scribe")
                         .with_telemetry(false)
