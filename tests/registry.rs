@@ -381,7 +381,9 @@ fn an_answer_wakes_whoever_wants_to_be_woken() {
 
     let mut ticket = submit(&lease, "", Class::File);
     let own = Arc::clone(&woken);
-    ticket.on_ready(move || drop(own.fetch_add(1, Ordering::SeqCst)));
+    ticket.on_ready(move || {
+        own.fetch_add(1, Ordering::SeqCst);
+    });
     text(&mut ticket).unwrap();
 
     eventually("woken", || woken.load(Ordering::SeqCst) == 1);

@@ -40,21 +40,40 @@ fn the_released_library_holds_no_fake_engine() {
 
 #[test]
 fn the_released_library_needs_neither_cuda_nor_onnx_runtime() {
-    let Some(dynamic) = about_library("readelf", &["-d", "-W"]) else { return };
+    let Some(dynamic) = about_library("readelf", &["-d", "-W"]) else {
+        return;
+    };
 
     let needed: Vec<&str> = dynamic.lines().filter(|l| l.contains("(NEEDED)")).collect();
 
-    assert!(needed.iter().any(|l| l.contains("libgstreamer-1.0")), "{dynamic}");
-    for unwanted in ["libcuda", "libcudart", "libcublas", "libonnxruntime", "libgstcheck"] {
-        assert!(!needed.iter().any(|l| l.contains(unwanted)), "{unwanted}: {needed:#?}");
+    assert!(
+        needed.iter().any(|l| l.contains("libgstreamer-1.0")),
+        "{dynamic}"
+    );
+    for unwanted in [
+        "libcuda",
+        "libcudart",
+        "libcublas",
+        "libonnxruntime",
+        "libgstcheck",
+    ] {
+        assert!(
+            !needed.iter().any(|l| l.contains(unwanted)),
+            "{unwanted}: {needed:#?}"
+        );
     }
 }
 
 #[test]
 fn the_released_library_shows_the_plugin_alone() {
-    let Some(symbols) = about_library("nm", &["-D", "--defined-only"]) else { return };
+    let Some(symbols) = about_library("nm", &["-D", "--defined-only"]) else {
+        return;
+    };
 
-    let names: Vec<&str> = symbols.lines().filter_map(|l| l.split_whitespace().last()).collect();
+    let names: Vec<&str> = symbols
+        .lines()
+        .filter_map(|l| l.split_whitespace().last())
+        .collect();
 
     assert!(names.contains(&"gst_plugin_scribe_register"), "{names:?}");
     assert!(names.contains(&"gst_plugin_scribe_get_desc"), "{names:?}");
@@ -62,7 +81,12 @@ fn the_released_library_shows_the_plugin_alone() {
         .iter()
         .filter(|name| !name.starts_with("gst_plugin_scribe_"))
         .collect();
-    assert!(others.is_empty(), "{} others: {:?}", others.len(), &others[..others.len().min(20)]);
+    assert!(
+        others.is_empty(),
+        "{} others: {:?}",
+        others.len(),
+        &others[..others.len().min(20)]
+    );
 }
 
 #[test]
@@ -77,6 +101,9 @@ fn whisper_cpp_uses_the_instructions_the_machine_has() {
     let used = gstscribe::inference::whisper_cpp::simd();
 
     for (flag, name) in [("avx2", "AVX2"), ("fma", "FMA"), ("f16c", "F16C")] {
-        assert!(!flags.contains(&flag) || used.contains(&name), "{name} is there, used are {used:?}");
+        assert!(
+            !flags.contains(&flag) || used.contains(&name),
+            "{name} is there, used are {used:?}"
+        );
     }
 }
