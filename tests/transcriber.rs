@@ -846,7 +846,7 @@ fn a_model_that_cannot_be_used_is_one_error_with_a_remedy() {
         (
             "an empty file",
             file("empty.bin", b""),
-            "scribe-models fetch",
+            "get or copy it anew",
         ),
         (
             "a foreign file",
@@ -1184,4 +1184,541 @@ fn live_sound_is_dropped_rather_than_held_up() {
     });
 
     rig.stop();
+}
+
+// What comes out.
+
+#[test]
+fn word_buffers_lie_end_to_end_with_gaps_and_say_that_they_are_words() {
+    says("unit_word", "one two three");
+    let element = transcriber("unit_word");
+    element.set_property_from_str("unit", "word");
+    let rig = Rig::of(element, false);
+
+    rig.begin()
+        .silence(0, 1000)
+        .speech(1000, 3000)
+        .silence(3000, 5000);
+    let out = rig.finish();
+
+    assert_eq!(texts(&out), ["one", "two", "three"]);
+    for buffer in buffers(&out) {
+        let read = gstscribe::meta::read(&buffer).unwrap();
+        assert_eq!(read.unit, gstscribe::meta::Unit::Word);
+        assert_eq!(read.cue.words.len(), 1);
+        assert_eq!(read.cue.start.0, buffer.pts().unwrap().nseconds());
+    }
+    assert_eq!(assert_continuous(&out, ms(0)), ms(5000));
+}
+
+#[test]
+fn markup_is_written_where_downstream_takes_nothing_else() {
+    says("markup", "R&D <now>");
+    for (takes, wanted) in [
+        ("text/x-raw,format=pango-markup", "R&amp;D &lt;now&gt;"),
+        ("text/x-raw,format=utf8", "R&D <now>"),
+        ("text/x-raw,format={pango-markup,utf8}", "R&D <now>"),
+    ] {
+        let rig = Rig::with_caps(transcriber("markup"), false, Some(takes));
+
+        rig.begin().speech(0, 1500);
+        let out = rig.finish();
+
+        assert_eq!(texts(&out), [wanted], "{takes}");
+        let caps = events(&out, gst::EventType::Caps);
+        let gst::EventView::Caps(caps) = caps[0].view() else {
+            unreachable!()
+        };
+        assert!(
+            takes
+                .parse::<gst::Caps>()
+                .unwrap()
+                .can_intersect(&caps.caps_owned())
+        );
+    }
+}
+
+#[test]
+fn events_come_in_the_order_that_transcribers_keep() {
+    says("order", "hello");
+    let rig = Rig::new("order");
+
+    rig.begin().speech(0, 1000);
+    let mut tags = gst::TagList::new();
+    let edit = tags.get_mut().unwrap();
+    edit.add::<gst::tags::Title>(&"A talk", gst::TagMergeMode::Append);
+    edit.add::<gst::tags::AudioCodec>(&"FLAC", gst::TagMergeMode::Append);
+    edit.add::<gst::tags::Bitrate>(&64_000, gst::TagMergeMode::Append);
+    rig.event(gst::event::Tag::new(tags));
+    rig.event(gst::event::CustomDownstream::new(
+        gst::Structure::new_empty("marker"),
+    ));
+    rig.speech(1000, 2000);
+    let out = rig.finish();
+
+    let order: Vec<String> = order(&out).into_iter().filter(|o| o != "gap").collect();
+    assert_eq!(
+        order,
+        [
+            "stream-start",
+            "caps",
+            "segment",
+            "tag",
+            "hello",
+            "rstranscribe/final-transcript",
+            "tag",
+            "marker",
+            "hello",
+            "rstranscribe/final-transcript",
+            "eos",
+        ]
+    );
+    let tags = events(&out, gst::EventType::Tag);
+    let list = |n: usize| match tags[n].view() {
+        gst::EventView::Tag(e) => e.tag_owned(),
+        _ => unreachable!(),
+    };
+    assert_eq!(
+        list(0).get::<gst::tags::LanguageCode>().unwrap().get(),
+        "en"
+    );
+    assert_eq!(list(1).get::<gst::tags::Title>().unwrap().get(), "A talk");
+    assert_eq!(list(1).n_tags(), 1);
+}
+
+#[test]
+fn the_text_stream_is_sparse_and_of_the_same_group() {
+    says("group", "x");
+    let rig = Rig::new("group");
+    let group = gst::GroupId::next();
+    rig.event(
+        gst::event::StreamStart::builder("sound")
+            .group_id(group)
+            .build(),
+    );
+    let out = rig.finish();
+
+    let start = events(&out, gst::EventType::StreamStart);
+    let gst::EventView::StreamStart(start) = start[0].view() else {
+        unreachable!()
+    };
+    assert_eq!(start.group_id(), Some(group));
+    assert!(start.stream_flags().contains(gst::StreamFlags::SPARSE));
+    assert_ne!(start.stream_id(), "sound");
+}
+
+#[test]
+fn channels_of_their_own_are_speakers_of_their_own() {
+    says("separate", "hello there");
+    let element = transcriber("separate");
+    element.set_property_from_str("channels", "separate");
+    let rig = Rig::of(element, false);
+    let caps =
+        "audio/x-raw,format=F32LE,rate=16000,channels=2,layout=interleaved,channel-mask=(bitmask)3";
+    rig.begin_with(caps, &segment(0, 0, 0));
+
+    // Left speaks, then right, then neither: the silent one must not hold the other's words.
+    for n in 0..120u64 {
+        let level = |from: u64| {
+            if (from..from + 20).contains(&n) {
+                0.3
+            } else {
+                0.0
+            }
+        };
+        let data = tone(16_000, 100, level(10))
+            .zip(tone(16_000, 100, level(60)))
+            .flat_map(|(l, r)| [l.to_le_bytes(), r.to_le_bytes()].concat())
+            .collect();
+        rig.push(buffer(data, n * 100)).unwrap();
+    }
+    let out = rig.finish();
+
+    let cues: Vec<_> = buffers(&out)
+        .iter()
+        .map(|b| gstscribe::meta::read(b).unwrap().cue)
+        .map(|c| {
+            (
+                c.speaker.unwrap(),
+                c.speaker_id.unwrap(),
+                c.start.0 / MS / 1000,
+            )
+        })
+        .collect();
+    assert_eq!(
+        cues,
+        [
+            ("Channel 1".to_owned(), "channel-1".to_owned(), 1),
+            ("Channel 2".to_owned(), "channel-2".to_owned(), 6),
+        ]
+    );
+    let order = order(&out);
+    let changes = order
+        .iter()
+        .filter(|o| *o == "rstranscribe/speaker-change")
+        .count();
+    assert_eq!(changes, 2, "{order:?}");
+    assert_eq!(assert_continuous(&out, ms(0)), ms(12_000));
+}
+
+#[test]
+fn a_channel_that_says_nothing_keeps_no_words_back() {
+    says("one_sided", "hello there");
+    let element = transcriber("one_sided");
+    element.set_property_from_str("channels", "separate");
+    let rig = Rig::of(element, false);
+    let caps =
+        "audio/x-raw,format=F32LE,rate=16000,channels=2,layout=interleaved,channel-mask=(bitmask)3";
+    rig.begin_with(caps, &segment(0, 0, 0));
+
+    for n in 0..20 {
+        let data = tone(16_000, 100, 0.3)
+            .flat_map(|l| [l.to_le_bytes(), 0f32.to_le_bytes()].concat())
+            .collect();
+        rig.push(buffer(data, n * 100)).unwrap();
+    }
+    // From here on there is one channel alone.
+    rig.event(gst::event::Caps::new(&F32_16K.parse().unwrap()));
+    rig.speech(2000, 4000);
+
+    let words = words(&rig.finish());
+    assert!(words.len() >= 2, "{words:?}");
+    assert!(words.last().unwrap().2 > 2500, "{words:?}");
+}
+
+#[test]
+fn messages_are_posted_unless_they_are_not_wanted() {
+    says("messages", "hello");
+    for wanted in [true, false] {
+        let element = transcriber("messages");
+        element.set_property("post-messages", wanted);
+        let rig = Rig::of(element, false);
+        rig.begin().speech(0, 1000);
+        rig.finish();
+
+        let messages = rig.messages();
+        let names: Vec<String> = messages
+            .iter()
+            .filter(|m| m.type_() == gst::MessageType::Element)
+            .map(|m| m.structure().unwrap().name().to_string())
+            .collect();
+
+        assert_eq!(
+            names.contains(&"scribe/transcript".into()),
+            wanted,
+            "{names:?}"
+        );
+        assert_eq!(
+            names.contains(&"scribe/progress".into()),
+            wanted,
+            "{names:?}"
+        );
+        let transcript = messages
+            .iter()
+            .filter_map(|m| m.structure())
+            .find(|s| s.name() == "scribe/transcript");
+        if let Some(s) = transcript {
+            assert_eq!(s.get::<&str>("text"), Ok("hello"));
+            assert_eq!(s.get::<bool>("final"), Ok(true));
+            assert!(s.get::<u64>("end").unwrap() > s.get::<u64>("start").unwrap());
+        }
+    }
+}
+
+#[test]
+fn stats_tell_what_was_done_and_stay_after_the_end() {
+    says("stats", "one two three");
+    let rig = Rig::new("stats");
+    rig.begin().silence(0, 1000).speech(1000, 3000);
+    rig.finish();
+    rig.stop();
+
+    let stats = rig.element.property::<gst::Structure>("stats");
+
+    assert_eq!(stats.get::<&str>("engine"), Ok("fake:stats on fake"));
+    assert_eq!(stats.get::<u64>("words"), Ok(3));
+    assert_eq!(stats.get::<u64>("windows"), Ok(1));
+    assert!(
+        (stats.get::<f64>("audio-seconds").unwrap() - 3.0).abs() < 0.1,
+        "{stats}"
+    );
+    assert!(
+        (stats.get::<f64>("speech-seconds").unwrap() - 2.0).abs() < 0.3,
+        "{stats}"
+    );
+}
+
+#[test]
+fn the_encoder_writes_what_the_metas_hold() {
+    says("round_trip", "Hello there, my friends. This is a test.");
+    let rig = Rig::new("round_trip");
+    rig.begin()
+        .speech(0, 4000)
+        .silence(4000, 7000)
+        .speech(7000, 11_000)
+        .silence(11_000, 12_000);
+    let out = rig.finish();
+
+    let mut h = gst_check::Harness::new("scribeenc");
+    h.element().unwrap().set_property_from_str("format", "json");
+    h.set_src_caps_str("text/x-raw,format=utf8");
+    for one in &out {
+        match one {
+            Out::Buffer(b) => drop(h.push(b.clone()).unwrap()),
+            Out::Event(e) if e.type_() == gst::EventType::Gap => drop(h.push_event(e.clone())),
+            Out::Event(_) => {}
+        }
+    }
+    h.push_event(gst::event::Eos::new());
+    let mut written = Vec::new();
+    while let Some(buffer) = h.try_pull() {
+        written.extend_from_slice(&buffer.map_readable().unwrap());
+    }
+
+    let cues: Vec<_> = buffers(&out)
+        .iter()
+        .map(|b| gstscribe::meta::read(b).unwrap().cue)
+        .collect();
+    assert!(cues.len() >= 2);
+    let transcript = Transcript {
+        cues,
+        duration: gstscribe::audio::StreamNs(12_000 * MS),
+        ..Transcript::default()
+    };
+    let mut wanted = Vec::new();
+    formats::write(Format::Json, &transcript, &Options::default(), &mut wanted).unwrap();
+    assert_eq!(
+        String::from_utf8(written).unwrap(),
+        String::from_utf8(wanted).unwrap()
+    );
+}
+
+#[test]
+fn whatever_times_an_engine_gives_the_text_lies_end_to_end() {
+    use proptest::prelude::*;
+    let mut runner = proptest::test_runner::TestRunner::new(proptest::test_runner::Config {
+        cases: 24,
+        failure_persistence: None,
+        ..Default::default()
+    });
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let token = (0u32..500_000, 0u32..500_000, any::<bool>(), any::<bool>());
+    let windows = prop::collection::vec(token, 1..40);
+
+    runner
+        .run(&(windows, any::<bool>()), |(times, as_words)| {
+            let name = format!("random_{}", COUNT.fetch_add(1, Ordering::SeqCst));
+            FakeSpeech::new(move |window, _| {
+                let mut decoded = fake::spread(&"word ".repeat(times.len()), window);
+                for (token, (start, end, timed, spaced)) in decoded.tokens.iter_mut().zip(&times) {
+                    token.start = timed.then_some(*start);
+                    token.end = timed.then_some(*end);
+                    if !spaced {
+                        token.bytes = b"part".to_vec();
+                    }
+                }
+                Ok(decoded)
+            })
+            .register(&name);
+            let element = transcriber(&name);
+            element.set_property_from_str("unit", if as_words { "word" } else { "cue" });
+            let rig = Rig::of(element, false);
+
+            rig.begin()
+                .speech(0, 12_000)
+                .silence(12_000, 14_000)
+                .speech(14_000, 18_000);
+            let out = rig.finish();
+
+            assert!(assert_continuous(&out, ms(0)) >= ms(18_000));
+            for b in buffers(&out) {
+                let cue = gstscribe::meta::read(&b).unwrap().cue;
+                assert!(
+                    cue.words.windows(2).all(|w| w[0].start <= w[1].start),
+                    "{cue:?}"
+                );
+                assert!(!text_of(&b).trim().is_empty());
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn text_in_many_scripts_and_split_characters_arrive_whole() {
+    FakeSpeech::new(|window, _| {
+        let mut decoded = fake::spread("a b c d", window);
+        for (token, bytes) in decoded
+            .tokens
+            .iter_mut()
+            .zip(["你", "好", "é", "😀"].map(str::as_bytes))
+        {
+            token.bytes = bytes.to_vec();
+        }
+        // The last character comes in two halves.
+        let last = decoded.tokens.pop().unwrap();
+        for half in [&last.bytes[..2], &last.bytes[2..]] {
+            decoded.tokens.push(gstscribe::inference::Token {
+                bytes: half.to_vec(),
+                ..last.clone()
+            });
+        }
+        decoded.language = "zh".into();
+        Ok(decoded)
+    })
+    .register("scripts");
+    let rig = Rig::new("scripts");
+
+    rig.begin().speech(0, 2000);
+
+    assert_eq!(texts(&rig.finish()), ["你好é😀"]);
+}
+
+// Several elements.
+
+#[test]
+fn two_transcribers_behind_a_tee_share_one_load() {
+    let mut model = FakeSpeech::saying("shared words");
+    model.load_delay = Duration::from_millis(200);
+    let loads = Arc::clone(&model.loads);
+    model.register("tee");
+    let pipeline = gst::Pipeline::new();
+    pipeline.set_context(&gstscribe::context::registry_context(&registry()));
+    let make = |name: &str| gst::ElementFactory::make(name).build().unwrap();
+    let source = make("audiotestsrc");
+    source.set_property("num-buffers", 30i32);
+    source.set_property("samplesperbuffer", 16_000i32);
+    let caps = make("capsfilter");
+    caps.set_property("caps", F32_16K.parse::<gst::Caps>().unwrap());
+    let tee = make("tee");
+    pipeline.add_many([&source, &caps, &tee]).unwrap();
+    gst::Element::link_many([&source, &caps, &tee]).unwrap();
+    let outs: Vec<Recorder> = (0..2)
+        .map(|_| {
+            let (queue, sink) = (make("queue"), make("fakesink"));
+            let element = make("scribetranscriber");
+            element.set_property("model", "fake:tee");
+            element.set_property("vad-model", "fake:");
+            sink.set_property("sync", false);
+            pipeline.add_many([&queue, &element, &sink]).unwrap();
+            gst::Element::link_many([&tee, &queue, &element, &sink]).unwrap();
+            Recorder::on(&sink.static_pad("sink").unwrap())
+        })
+        .collect();
+
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let texts: Vec<Vec<String>> = outs.iter().map(|out| texts(&out.wait_eos())).collect();
+    pipeline.set_state(gst::State::Null).unwrap();
+
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+    assert!(!texts[0].is_empty());
+    assert_eq!(texts[0], texts[1]);
+}
+
+#[test]
+fn a_pipeline_that_is_dropped_leaves_no_element_behind() {
+    let mut slow = FakeSpeech::saying("x");
+    slow.delay = Duration::from_millis(300);
+    slow.register("dropped");
+    let element = transcriber("dropped");
+    let weak = element.downgrade();
+    let (pipeline, out) = tone_pipeline(&element);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    out.wait(|all| !buffers(all).is_empty());
+
+    pipeline.set_state(gst::State::Null).unwrap();
+    drop((pipeline, element));
+
+    eventually("the element is gone", || weak.upgrade().is_none());
+}
+
+// Programs.
+
+fn gst_launch(arguments: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new("gst-launch-1.0");
+    command
+        .args(arguments)
+        .env("GST_PLUGIN_PATH", repository("target/release"))
+        .env(
+            "GST_REGISTRY",
+            repository("target/test-registry-transcriber.bin"),
+        )
+        .env("LC_ALL", "C");
+    command
+}
+
+#[test]
+fn gst_launch_ends_with_an_error_where_there_is_no_such_model() {
+    if !there(&plugin(), "make build") || !runs("gst-launch-1.0", &["--version"], "make setup") {
+        return;
+    }
+
+    let out = gst_launch(&[
+        "audiotestsrc",
+        "!",
+        "scribetranscriber",
+        "model=tinny.en",
+        "!",
+        "fakesink",
+    ])
+    .output()
+    .unwrap();
+
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{said}");
+    assert!(
+        said.contains("tiny.en") && said.contains("scribe-models"),
+        "{said}"
+    );
+}
+
+#[test]
+fn nothing_leaks_in_a_run_with_an_end_a_seek_and_an_error() {
+    if std::env::var_os("SCRIBE_LEAK_CHILD").is_some() {
+        leak_child();
+        return;
+    }
+
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "nothing_leaks_in_a_run_with_an_end_a_seek_and_an_error",
+            "--nocapture",
+        ])
+        .env("SCRIBE_LEAK_CHILD", "1")
+        .env("GST_TRACERS", "leaks")
+        .env("GST_DEBUG", "GST_TRACER:7")
+        .env("GST_DEBUG_NO_COLOR", "1")
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    let leaks: Vec<&str> = said
+        .lines()
+        .filter(|l| l.contains("object-alive,") && l.contains("address=(gpointer)0x"))
+        .collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}
+
+#[allow(unsafe_code, reason = "the end of GStreamer is")]
+fn leak_child() {
+    says("leaks", "hello");
+    let rig = Rig::new("leaks");
+    rig.begin().speech(0, 1000);
+    rig.finish();
+    drop(rig);
+    let rig = Rig::new("no_such_fake");
+    feed(&rig);
+    rig.error();
+    drop(rig);
+    let (pipeline, out) = tone_pipeline(&transcriber("leaks"));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    seek(&pipeline, 5_000, 9_000);
+    out.wait_eos();
+    pipeline.set_state(gst::State::Null).unwrap();
+    out.clear();
+    drop((pipeline, out));
+    // SAFETY: nothing of GStreamer is used behind this; the leak tracer reports here.
+    unsafe { gst::deinit() };
 }

@@ -114,6 +114,12 @@ impl Speech {
         self.speech_samples
     }
 
+    /// Samples of speech that has not ended yet.
+    pub fn open_samples(&self) -> u64 {
+        let end = self.maybe_end.unwrap_or_else(|| self.end());
+        self.open.map_or(0, |start| end.since(start))
+    }
+
     /// Stretches so far, the last one as far as it goes yet.
     pub fn stretches(&self) -> impl Iterator<Item = Stretch> + '_ {
         let open = self.open.map(|start| Stretch {

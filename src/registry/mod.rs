@@ -5,6 +5,18 @@
 //! [`Ticket`] for a job. Loads and inference run on the registry's own threads.
 //!
 //! Lock order: the registry's index, then an entry's locks (see `entry`), then permits.
+//!
+//! A lease on one kind of model never stands where another is wanted:
+//!
+//! ```compile_fail,E0308
+//! use gstscribe::registry::{Lease, VoiceActivity, Whisper};
+//!
+//! fn hears(_: &Lease<VoiceActivity>) {}
+//!
+//! fn speaks(lease: &Lease<Whisper>) {
+//!     hears(lease);
+//! }
+//! ```
 
 mod entry;
 mod kind;
@@ -295,8 +307,14 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// A wish for one model of kind `K`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request<K: Kind>(pub K::Spec);
+
+impl<K: Kind> Clone for Request<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 /// What an element needs, in one piece: nobody holds one model and waits for another.
 pub trait RequestSet {

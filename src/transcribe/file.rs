@@ -440,6 +440,7 @@ impl Session {
     /// Voice activity of the pieces, a block at a time.
     fn listen(&mut self) -> Result<(), EngineError> {
         for piece in &mut self.pieces {
+            let before = piece.speech.speech_samples();
             if let Some((ticket, samples)) = &mut piece.vad
                 && let Some(result) = ticket.poll()
             {
@@ -447,15 +448,14 @@ impl Session {
                 piece.vad = None;
                 let VadProbs { probs, state } = result?;
                 piece.vad_state = state;
-                let before = piece.speech.speech_samples();
                 piece.speech.push(&probs);
-                let speech = piece.speech.speech_samples().saturating_sub(before);
-                self.stats.speech_seconds += speech as f64 / f64::from(SAMPLE_RATE);
                 piece.heard = piece.heard.plus(samples).min(piece.buffer.end());
             }
             if piece.vad.is_none() {
                 piece.ask(self.models.vad.as_ref(), &self.wake);
             }
+            let speech = piece.speech.speech_samples().saturating_sub(before);
+            self.stats.speech_seconds += speech as f64 / f64::from(SAMPLE_RATE);
         }
         Ok(())
     }
@@ -475,6 +475,8 @@ impl Session {
                 piece.speech.drop_before(needed);
                 return;
             }
+            let speech = piece.speech.open_samples();
+            self.stats.speech_seconds += speech as f64 / f64::from(SAMPLE_RATE);
             self.pieces.pop_front();
         }
     }

@@ -79,6 +79,10 @@ impl Transcriber {
         self.state().flow = Some(error);
     }
 
+    pub(super) fn clear_flow(&self) {
+        self.state().flow = None;
+    }
+
     pub(super) fn set_engine(&self, engine: &str) {
         self.state().engine = engine.to_owned();
     }

@@ -199,14 +199,19 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    /// An error was posted: what comes is refused.
-    pub(super) fn fail(&self) {
+    /// `epoch` has failed: what comes is refused until a flush. False if it is over anyway: then nobody need
+    /// hear of it.
+    pub(super) fn fail(&self, epoch: u64) -> bool {
         let mut state = self.lock();
+        if state.epoch != epoch || state.flushing || state.shutdown {
+            return false;
+        }
         state.failed = true;
         state.items.clear();
         state.samples = 0;
         drop(state);
         self.changed.notify_all();
+        true
     }
 
     /// Whether `epoch` is still the present one and nothing is being flushed.
@@ -280,6 +285,19 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(inbox.waiting(), 0);
+    }
+
+    #[test]
+    fn a_failure_of_an_epoch_that_is_over_touches_nobody() {
+        let inbox = Inbox::default();
+        let (old, _) = inbox.start();
+        inbox.flush_start();
+        inbox.flush_stop();
+
+        assert!(!inbox.fail(old));
+        assert_eq!(inbox.put(sound(10), 100, false), Put::Done);
+        assert!(inbox.fail(old + 1));
+        assert_eq!(inbox.put(sound(10), 100, false), Put::Failed);
     }
 
     #[test]

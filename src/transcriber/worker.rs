@@ -95,8 +95,9 @@ impl Worker {
                 Stop::Interrupted => {}
                 Stop::Flow(error) => self.flow_stopped(error),
                 Stop::Error(message) => {
-                    self.inbox.fail();
-                    if let Some(element) = self.element.upgrade() {
+                    if self.inbox.fail(self.epoch)
+                        && let Some(element) = self.element.upgrade()
+                    {
                         element.imp().post_error_message(message);
                     }
                 }
@@ -126,8 +127,12 @@ impl Worker {
             return;
         };
         gst::debug!(CAT, obj = element, "downstream returned {error:?}");
-        self.inbox.fail();
+        // Upstream asks for the reason as soon as it is refused.
         element.imp().set_flow(error);
+        if !self.inbox.fail(self.epoch) {
+            element.imp().clear_flow();
+            return;
+        }
         if !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos) {
             element.imp().post_error_message(gst::error_msg!(
                 gst::StreamError::Failed,

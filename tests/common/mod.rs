@@ -320,6 +320,9 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.element.set_state(gst::State::Null);
+        // Its messages hold the element, which holds the bus.
+        self.element.set_bus(None);
+        self.bus.set_flushing(true);
     }
 }
 
