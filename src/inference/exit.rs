@@ -65,6 +65,33 @@ pub fn watch() {
     unsafe { atexit(leave) };
 }
 
+/// Makes the end of the process wait if this thread is the one that ends it: the main thread, where applications
+/// make their elements. Engines make globals whenever they need them, each with a destructor that runs before
+/// ours; but those of the ending thread's own variables run before all of them.
+pub fn watch_thread() {
+    thread_local! {
+        static LAST: Last = const { Last };
+    }
+    // A thread that is ending already needs no watch.
+    let _ = LAST.try_with(|_| ());
+}
+
+struct Last;
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        unsafe extern "C" {
+            fn getpid() -> c_int;
+            fn gettid() -> c_int;
+        }
+        // SAFETY: both take nothing and cannot fail.
+        let is_main = unsafe { getpid() == gettid() };
+        if is_main {
+            leave();
+        }
+    }
+}
+
 extern "C" fn leave() {
     let until = Instant::now() + PATIENCE;
     let mut gate = gate();
