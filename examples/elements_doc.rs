@@ -125,7 +125,7 @@ fn element(out: &mut String, name: &str) {
     );
     for pspec in made.list_properties() {
         if pspec.owner_type() == made.type_() {
-            property(out, &made, pspec);
+            property(out, &made, &pspec);
         }
     }
     let enums: Vec<glib::EnumClass> = made
