@@ -11,8 +11,9 @@ use std::ffi::c_int;
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longest wait of a process that wants to end. A load of the largest model, or one step of a slow one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait of a process that wants to end. Engines look at their cancel flags between steps only: one step is a
+/// second on an idle machine (a 30 s encode), ten on a busy one (seen), and a load of a large model some seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Gate {
     inside: usize,
