@@ -26,8 +26,8 @@ impl Input {
                 ("cannot take audio of the form {caps}: {why}. Put audioconvert ! audioresample before it")
             )
         };
-        let info = gst_audio::AudioInfo::from_caps(&caps.to_owned())
-            .map_err(|_| refused("it is incomplete"))?;
+        let info =
+            gst_audio::AudioInfo::from_caps(caps).map_err(|_| refused("it is incomplete"))?;
         let in_channels = info.channels() as usize;
         let stereo = (channels == Channels::Mix && in_channels == 2).then(StereoMix::default);
         let out_channels = match channels {

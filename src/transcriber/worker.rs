@@ -475,8 +475,10 @@ impl Worker {
 
     /// Events that came before sample `until`.
     fn push_waiting(&self, element: &super::Transcriber, stream: &mut Stream, until: SampleIndex) {
-        while let Some((_, event)) = stream.waiting.pop_front_if(|(at, _)| *at <= until) {
-            self.push_event(element, event);
+        while stream.waiting.front().is_some_and(|(at, _)| *at <= until) {
+            if let Some((_, event)) = stream.waiting.pop_front() {
+                self.push_event(element, event);
+            }
         }
     }
 

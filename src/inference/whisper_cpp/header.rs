@@ -382,7 +382,7 @@ mod tests {
             ftype: 1,
         };
         let mut out = MAGIC.to_le_bytes().to_vec();
-        let mut int = |out: &mut Vec<u8>, v: i32| out.extend(v.to_le_bytes());
+        let int = |out: &mut Vec<u8>, v: i32| out.extend(v.to_le_bytes());
         for v in [
             h.n_vocab,
             h.n_audio_ctx,
