@@ -8,7 +8,7 @@
 #
 # A folder has a list.tsv with a head line. Its columns: file, what, and `expect` (text, silent, error, any)
 # or `text` (the words that must come). A folder that is not there is skipped, loudly.
-#   SCRIBE_SWEEP_SECONDS   how long a file may take (60)
+#   SCRIBE_SWEEP_SECONDS   how long a file may take (180: one sweeps 4 hours)
 #   SCRIBE_SWEEP_PLUGIN    folder of the plugin (target/release)
 set -eu
 
@@ -20,7 +20,7 @@ cd "$(dirname "$0")/.."
 GST_PLUGIN_PATH=${SCRIBE_SWEEP_PLUGIN:-$PWD/target/release}
 [ -f "$GST_PLUGIN_PATH/libgstscribe.so" ] || die "there is no plugin in $GST_PLUGIN_PATH" "make build"
 command -v gst-launch-1.0 >/dev/null || die "there is no gst-launch-1.0 on this machine" "make setup"
-seconds=${SCRIBE_SWEEP_SECONDS:-60}
+seconds=${SCRIBE_SWEEP_SECONDS:-180}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # A cache of its own, as in inspect.sh.
@@ -64,6 +64,11 @@ judge() { # EXPECT RC
     esac
     grep -q 'panicked' "$work/err" && came="panic"
     case $came in hang | crash* | panic | exit*) verdict=FAIL; return ;; esac
+    # What this GStreamer has no decoder for, it says itself.
+    if [ "$1" = text ] && [ "$came" = error ] && grep -q 'missing a plug-in' "$work/err"; then
+        verdict='ok, no decoder here'
+        return
+    fi
     case $1 in
         any | "$came") verdict=ok ;;
         *) verdict=FAIL ;;

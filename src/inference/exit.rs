@@ -11,8 +11,9 @@ use std::ffi::c_int;
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longest wait of a process that wants to end. A load of the largest model, or one step of a slow one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait of a process that wants to end. Engines look at their cancel flags between steps only: one step is a
+/// second on an idle machine (a 30 s encode), ten on a busy one (seen), and a load of a large model some seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Gate {
     inside: usize,
@@ -63,6 +64,33 @@ pub fn watch() {
     // SAFETY: the handler is a function of this library, which GStreamer never unloads, and does not unwind. A refusal
     // (no memory) leaves things as they would be without it.
     unsafe { atexit(leave) };
+}
+
+/// Makes the end of the process wait if this thread is the one that ends it: the main thread, where applications
+/// make their elements. Engines make globals whenever they need them, each with a destructor that runs before
+/// ours; but those of the ending thread's own variables run before all of them.
+pub fn watch_thread() {
+    thread_local! {
+        static LAST: Last = const { Last };
+    }
+    // A thread that is ending already needs no watch.
+    let _ = LAST.try_with(|_| ());
+}
+
+struct Last;
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        unsafe extern "C" {
+            fn getpid() -> c_int;
+            fn gettid() -> c_int;
+        }
+        // SAFETY: both take nothing and cannot fail.
+        let is_main = unsafe { getpid() == gettid() };
+        if is_main {
+            leave();
+        }
+    }
 }
 
 extern "C" fn leave() {

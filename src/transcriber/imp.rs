@@ -15,6 +15,7 @@ use super::input::Input;
 use super::settings::{Settings, properties};
 use super::worker::Worker;
 use crate::context::registry_of;
+use crate::inference::exit;
 use crate::transcribe::file::SessionStats;
 use crate::transcript::cues::{CueStyle, Preset};
 
@@ -593,6 +594,7 @@ impl ElementImpl for Transcriber {
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         match transition {
             gst::StateChange::NullToReady => {
+                exit::watch_thread();
                 let checked = self.settings().check();
                 if let Err(why) = checked {
                     self.post_error_message(gst::error_msg!(

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Prints docs/elements.md: what GStreamer itself says of the elements, as Markdown.
+//!
+//! ```sh
+//! cargo run --release --example elements_doc > docs/elements.md
+//! ```
+#![allow(clippy::print_stdout, reason = "a program for the terminal")]
+#![allow(
+    clippy::expect_used,
+    reason = "it runs when the documentation is made, and says what is wrong"
+)]
+
+use std::fmt::Write as _;
+
+use gst::glib;
+use gst::prelude::*;
+
+const HEAD: &str = "# Elements
+
+Made from the elements themselves by `examples/elements_doc.rs`; a test compares. For one element on your machine:
+`make inspect ELEMENT=scribetranscriber`.
+
+Properties that change in READY are read when the element leaves it: set them before the pipeline plays, or take the
+element back to NULL or READY. Text of array properties for gst-launch-1.0: `vocabulary=\"<Ada,Lovelace>\"`.
+";
+
+const REST: &str = "
+## Messages
+
+On the bus as element messages, from `scribetranscriber` while `post-messages` is on.
+
+| name | field | type | |
+| --- | --- | --- | --- |
+| `scribe/transcript` | `text` | string | the cue, lines parted by a line feed |
+| | `start`, `end` | guint64 | stream time in nanoseconds |
+| | `final` | gboolean | false: a guess that later text replaces (live mode, not there yet) |
+| | `language` | string | ISO 639-1 |
+| | `confidence` | gdouble | mean of the words, 0 to 1; absent without words |
+| | `speaker`, `speaker-id` | string | absent where unknown |
+| `scribe/progress` | `percent` | gdouble | 0 to 100, -1 where the length is unknown |
+| | `position` | guint64 | stream time in nanoseconds |
+| | `text` | string | the same for people |
+
+PROGRESS messages of GStreamer's own kind (code `scribe-model`) tell of loading models. Every failure is an ERROR
+message: [errors.md](errors.md).
+
+## Events
+
+All are serialized and go downstream, in their place between the words.
+
+| name | fields | from | |
+| --- | --- | --- | --- |
+| `rstranscribe/speaker-change` | `speaker` (string, may be NULL) | `scribetranscriber` | before the first word of another speaker |
+| `rstranscribe/final-transcript` | none | `scribetranscriber` | a stretch of text is complete |
+| TAG | `language-code` | `scribetranscriber` | before the first word in a language |
+| GAP | | `scribetranscriber` | no text in this stretch: nobody downstream has to wait |
+| `scribe/relabel` | `old-id` (string); `new-id`, `name` (string), `from`, `to` (guint64, stream time) may be absent | taken by `scribeenc` | who spoke was somebody else |
+
+Names that begin with `rstranscribe/` are those of GStreamer's other transcribers.
+
+## Metas
+
+Custom metas: a GstStructure on the buffer, readable from C and Python without headers of ours. Elements that copy
+buffers keep them.
+
+`ScribeTranscriptMeta`, on a text buffer that holds one cue or one word:
+
+| field | type | |
+| --- | --- | --- |
+| `schema` | string | `scribe-transcript/1` |
+| `start`, `end` | guint64 | stream time in nanoseconds |
+| `final` | gboolean | false: a guess that later text replaces |
+| `unit` | string | `cue` or `word`: what the buffer holds |
+| `segment` | GstStructure | `id`, `seek` (guint64), `task`, `language` (string), `temperature`, `avg-logprob`, `compression-ratio`, `no-speech-prob` (gdouble), `tokens` (GstArray of guint) |
+| `speaker-id`, `speaker` | string | absent where unknown |
+| `words` | GstArray of GstStructure | `text` (string, with the model's leading space), `start`, `end` (guint64), `probability`, `confidence` (gdouble), `speaker-id`, `speaker` (string, absent where unknown) |
+
+`ScribeTurnMeta`, on a buffer of a turn: `schema`, `speaker-id`, `speaker`, `start`, `end`, `confidence`, with the
+same types.
+";
+
+#[allow(dead_code)] // A test takes `markdown` alone.
+fn main() {
+    gst::init().expect("GStreamer starts");
+    gstscribe::plugin_register_static().expect("the elements register");
+    print!("{}", markdown());
+}
+
+/// The page.
+pub fn markdown() -> String {
+    let mut out = HEAD.to_owned();
+    for name in ["scribetranscriber", "scribeenc"] {
+        element(&mut out, name);
+    }
+    out.push_str(REST);
+    out
+}
+
+fn element(out: &mut String, name: &str) {
+    let factory = gst::ElementFactory::find(name).expect("the element is registered");
+    let made = factory.create().build().expect("the element can be made");
+    let about = |key| factory.metadata(key).unwrap_or_default().to_owned();
+    let _ = write!(
+        out,
+        "\n## {name}\n\n{}. Class `{}`.\n\n### Pads of {name}\n\n| pad | | caps |\n| --- | --- | --- |\n",
+        about("description"),
+        about("klass"),
+    );
+    for template in factory.static_pad_templates() {
+        let direction = match template.direction() {
+            gst::PadDirection::Sink => "in",
+            _ => "out",
+        };
+        let caps: Vec<String> = template.caps().iter().map(caps_text).collect();
+        let _ = writeln!(
+            out,
+            "| `{}` | {direction}, always | {} |",
+            template.name_template(),
+            caps.join("<br>")
+        );
+    }
+    let _ = write!(
+        out,
+        "\n### Properties of {name}\n\n| property | type, range | default | changes in | |\n| --- | --- | --- | --- | --- |\n"
+    );
+    for pspec in made.list_properties() {
+        if pspec.owner_type() == made.type_() {
+            property(out, &made, &pspec);
+        }
+    }
+    let enums: Vec<glib::EnumClass> = made
+        .list_properties()
+        .iter()
+        .filter(|p| p.owner_type() == made.type_())
+        .filter_map(|p| glib::EnumClass::with_type(p.value_type()))
+        .collect();
+    for class in enums {
+        let _ = write!(
+            out,
+            "\n`{}`:\n\n| value | |\n| --- | --- |\n",
+            class.type_().name()
+        );
+        for value in class.values() {
+            let _ = writeln!(out, "| `{}` | {} |", value.nick(), value.name());
+        }
+    }
+}
+
+/// Raw audio differs with GStreamer's version in the formats it names: all are taken.
+fn caps_text(structure: &gst::StructureRef) -> String {
+    if structure.name() == "audio/x-raw" {
+        return "`audio/x-raw`, any format, rate and layout, up to 64 channels".into();
+    }
+    let fields: Vec<String> = structure
+        .iter()
+        .map(|(name, value)| {
+            let list = value.get::<gst::List>().ok();
+            let values = list.map(|l| {
+                let values: Vec<String> = l.iter().filter_map(|v| v.get::<String>().ok()).collect();
+                format!("{{{}}}", values.join(", "))
+            });
+            format!(
+                ", {name}={}",
+                values
+                    .or_else(|| value.get::<String>().ok())
+                    .unwrap_or_default()
+            )
+        })
+        .collect();
+    format!("`{}{}`", structure.name(), fields.concat())
+}
+
+fn property(out: &mut String, made: &gst::Element, pspec: &glib::ParamSpec) {
+    let read_only = !pspec.flags().contains(glib::ParamFlags::WRITABLE);
+    let changes = if read_only {
+        "read only"
+    } else if pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING) {
+        "any state"
+    } else {
+        "NULL, READY"
+    };
+    let default = if read_only {
+        "–".into()
+    } else {
+        default_text(&made.property_value(pspec.name()))
+    };
+    // A bar would end the cell.
+    let blurb = pspec.blurb().unwrap_or_default().replace('|', "\\|");
+    let _ = writeln!(
+        out,
+        "| `{}` | {} | {default} | {changes} | **{}.** {blurb} |",
+        pspec.name(),
+        kind(pspec),
+        pspec.nick(),
+    );
+}
+
+fn kind(pspec: &glib::ParamSpec) -> String {
+    let blurb = pspec.blurb().unwrap_or_default();
+    let unit = if blurb.contains("milliseconds") {
+        " ms"
+    } else if blurb.contains("characters a second") {
+        " characters/s"
+    } else {
+        ""
+    };
+    if let Some(p) = pspec.downcast_ref::<glib::ParamSpecUInt>() {
+        format!("guint, {} to {}{unit}", p.minimum(), p.maximum())
+    } else if let Some(p) = pspec.downcast_ref::<glib::ParamSpecDouble>() {
+        format!("gdouble, {} to {}{unit}", p.minimum(), p.maximum())
+    } else if pspec.is::<gst::ParamSpecArray>() {
+        "array".into()
+    } else {
+        pspec.value_type().name().to_owned()
+    }
+}
+
+fn default_text(value: &glib::Value) -> String {
+    if let Some((_, value)) = glib::EnumValue::from_value(value) {
+        return format!("`{}`", value.nick());
+    }
+    if let Ok(text) = value.get::<Option<String>>() {
+        return match text.as_deref() {
+            None | Some("") => "empty".into(),
+            Some(text) => format!("`{text}`"),
+        };
+    }
+    if let Ok(array) = value.get::<gst::Array>() {
+        let items: Vec<String> = array
+            .iter()
+            .map(|v| {
+                v.get::<f64>()
+                    .map_or_else(|_| v.get::<String>().unwrap_or_default(), |n| n.to_string())
+            })
+            .collect();
+        return match items.is_empty() {
+            true => "empty".into(),
+            false => format!("`<{}>`", items.join(",")),
+        };
+    }
+    if let Ok(number) = value.get::<f64>() {
+        // Thresholds are f32 inside.
+        return format!("{}", (number * 1e6).round() / 1e6);
+    }
+    if let Ok(number) = value.get::<u32>() {
+        return number.to_string();
+    }
+    value
+        .get::<bool>()
+        .map_or_else(|_| "–".into(), |b| b.to_string())
+}
