@@ -58,7 +58,9 @@ def wer():
     for group, members in (("short, all", short), ("long, all", long)):
         if len(members) < 2:
             continue
-        peers = [name for name in WER_SYSTEMS if not name.startswith("scribe")]
+        peers = [n for n in WER_SYSTEMS if not n.startswith("scribe") and not any(figures["systems"][n]["files"][r["id"]].get("failed") for r in members)]
+        if not peers:
+            continue
         best = min(peers, key=lambda name: figures["systems"][name]["groups"][group]["wer"])
         for ours in (name for name in WER_SYSTEMS if name.startswith("scribe")):
             both = [[figures["systems"][n]["files"][r["id"]] for r in members] for n in (ours, best)]
@@ -324,7 +326,7 @@ def looped(source, name, seconds):
 def memory():
     short, long = recordings()
     source = max(long, key=lambda row: row["seconds"])
-    scale = 0.05 if OPTIONS.few else 1
+    scale = 0.01 if OPTIONS.few else 1
     lengths = (("10 minutes", 600 * scale), ("2 hours", 7200 * scale))
     figures, lines = {"recording": source["id"], "runs": {}}, []
     for title, seconds in lengths:
@@ -358,7 +360,7 @@ def memory():
         f"(goal: at most +16). gst-launch-1.0, JSON with words; the recording is {source['id']} in a loop; the kernel's VmHWM of the process."
     )
     if OPTIONS.few:
-        note = "TRIAL: lengths are a twentieth of what the rows say.\n\n" + note
+        note = "TRIAL: lengths are a hundredth of what the rows say.\n\n" + note
     return figures, f"{note}\n\n{tables}"
 
 

