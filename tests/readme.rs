@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Every pipeline in the README is one in pipelines/, and those run on the recordings of the repository.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
