@@ -21,7 +21,9 @@ fn ready() -> bool {
 
 /// Runs an example on the short recording; its lines are start, end, confidence and word.
 fn assert_prints_the_words(program: &Path, arguments: &[&Path]) {
-    let out = Command::new(program)
+    let out = Command::new("timeout")
+        .arg("120")
+        .arg(program)
         .args(arguments)
         .arg(repository("tests/data/speech_short.flac"))
         .env("GST_PLUGIN_PATH", repository("target/release"))

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 
+use gst::glib;
 use gst::prelude::*;
 use gstscribe::context::registry_context;
 use gstscribe::inference::fake::FakeSpeech;
@@ -307,7 +308,7 @@ impl Rig {
     }
 
     /// Waits for the next ERROR.
-    pub fn error(&self) -> gst::glib::Error {
+    pub fn error(&self) -> glib::Error {
         error_on(&self.bus)
     }
 
@@ -326,7 +327,7 @@ impl Drop for Rig {
     }
 }
 
-pub fn error_on(bus: &gst::Bus) -> gst::glib::Error {
+pub fn error_on(bus: &gst::Bus) -> glib::Error {
     let message = bus
         .timed_pop_filtered(
             gst::ClockTime::try_from(GUARD).unwrap(),
