@@ -290,7 +290,7 @@ impl Catalog {
     fn resolve_default(&self, task: Task) -> Result<ResolvedModel, ModelError> {
         let preferred = self.manifest.preferred(task);
         let mut entries = preferred.iter().filter_map(|id| self.manifest.find(id));
-        let last_resort = entries.clone().last();
+        let last_resort = entries.clone().next_back();
         if let Some(entry) = entries.find(|entry| self.locate(entry).is_some()) {
             return self.resolve_entry(entry);
         }
