@@ -205,7 +205,14 @@ impl Home {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scribe-models"));
+        // A copy outside the repository: beside its target folder the program would find the models that set-up
+        // has put there.
+        let program = self.path("bin/scribe-models");
+        if !program.exists() {
+            fs::create_dir_all(self.path("bin")).unwrap();
+            fs::copy(env!("CARGO_BIN_EXE_scribe-models"), &program).unwrap();
+        }
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .env_clear()

@@ -1268,8 +1268,6 @@ fn events_come_in_the_order_that_transcribers_keep() {
             "rstranscribe/final-transcript",
             "tag",
             "marker",
-            "hello",
-            "rstranscribe/final-transcript",
             "eos",
         ]
     );

@@ -73,6 +73,7 @@ impl Drop for ContextBox {
 
 impl WhisperCppModel {
     /// Checks the file from end to end, then loads the very bytes that were checked.
+    #[allow(clippy::field_reassign_with_default)] // A literal would need every field of a foreign type.
     pub fn load(spec: &WhisperCppSpec) -> Result<Self, EngineError> {
         let file = open(&spec.path)?;
         // SAFETY: the mapping is private to us and only read. Somebody who shortens the file meanwhile
