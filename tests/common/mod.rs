@@ -3,6 +3,7 @@
 //! order.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, Once};
