@@ -105,8 +105,8 @@ def measure(command, log, limit=None):
 
 def output_of(*command):
     try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False).stdout.strip()
-    except OSError:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=120).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
         return ""
 
 

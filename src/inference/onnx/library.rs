@@ -73,7 +73,7 @@ pub fn environment() -> Result<&'static ort::environment::Environment, EngineErr
 
 fn missing(tried: &[String]) -> String {
     format!(
-        "ONNX Runtime {OLDEST} or newer was not found. Get it with `scribe-models runtime`, or name \
+        "no ONNX Runtime that can be used: {OLDEST} or newer is needed. Get it with `scribe-models runtime`, or name \
          libonnxruntime.so in the environment variable SCRIBE_ORT_LIB. Tried: {}",
         tried.join("; ")
     )
