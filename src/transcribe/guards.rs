@@ -407,6 +407,9 @@ const FORMULAS: [&str; 14] = [
     "ご視聴ありがとうございました",
 ];
 
+/// What subtitles write over music: no words.
+const NOTES: &str = "♩♪♫♬♭♮♯*#.…-–—";
+
 /// Takes out what has no speech under it. `words` are in order, with their token ids.
 pub fn clean(
     words: Vec<(RawWord, Vec<u32>)>,
@@ -443,8 +446,7 @@ pub fn clean(
             .sum();
         heard as f32 / (to - from).max(1) as f32 >= 0.2 || word.probability >= 0.7
     };
-    // A musical note is no word.
-    let said = |word: &RawWord| word.text.chars().any(char::is_alphanumeric);
+    let said = |word: &RawWord| !word.text.trim().chars().all(|c| NOTES.contains(c));
     words
         .into_iter()
         .filter(|(word, _)| said(word) && supported(word))
@@ -588,7 +590,7 @@ mod tests {
         let words = vec![
             (word(" ♪"), vec![1]),
             (word(" one,"), vec![2]),
-            (word(" 8"), vec![3]),
+            (word(" 😀"), vec![3]),
         ];
         let mut speech = Speech::new(SampleIndex(0), SpeechParams::default());
         speech.push(&[0.9; 100]);
@@ -599,7 +601,7 @@ mod tests {
         let left = clean(words, &facts(3), &plan, 0.1, &GuardParams::default());
 
         let texts: Vec<&str> = left.iter().map(|(w, _)| w.text.as_str()).collect();
-        assert_eq!(texts, [" one,", " 8"]);
+        assert_eq!(texts, [" one,", " 😀"]);
     }
 
     #[test]
