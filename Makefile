@@ -17,16 +17,16 @@ endif
 
 # Handed to the scripts by the environment, where no blank and no quote in a name does harm.
 PREFIX ?= /usr/local
-export PREFIX DESTDIR PURGE FILE
+export PREFIX DESTDIR PURGE FILE CUDA
 
-.PHONY: help setup setup-test build models demo check lint test bench soak inspect run dist install \
+.PHONY: help setup setup-test build models demo check lint test bench bench-registry soak accident fuzz inspect run dist install \
 	uninstall clean
 
 help: ## this list
 	@echo 'scribe: decoded audio in, words with times out. First: make demo'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-11s %s\n' "$$name" "$$what"; done
+		printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 setup: ## install what building and running need (Debian 12, Ubuntu 24.04)
 	@scripts/setup.sh
@@ -34,7 +34,7 @@ setup: ## install what building and running need (Debian 12, Ubuntu 24.04)
 setup-test: ## install what the tests need on top
 	@scripts/setup.sh --test
 
-build: setup ## plugin and programs for this machine, in target/release
+build: setup ## plugin and programs for this machine, in target/release; CUDA=1 for NVIDIA cards too
 	@scripts/build.sh
 
 models: build ## the default models and ONNX Runtime
@@ -57,8 +57,17 @@ test: setup-test ## set-up, check, models, and all tests: what CI runs
 bench: setup-test models ## figures for docs/benchmarks.md
 	@scripts/hook.sh bench
 
+bench-registry: models ## figures for docs/memory.md: 1 to 16 transcribers, a live stream beside 15 files
+	@scripts/bench-registry.sh
+
+accident: build ## the out-of-memory accident replayed on a made-up card, with and without the registry
+	@scripts/accident.sh
+
 soak: models ## the tests that take hours
 	@scripts/hook.sh soak
+
+fuzz: ## the reader of ggml files against anything, ten minutes; needs crates.io once
+	@scripts/fuzz.sh
 
 inspect: build ## what gst-inspect-1.0 says of the plugin just built; ELEMENT=… for one element
 	@scripts/inspect.sh $(ELEMENT)

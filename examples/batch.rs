@@ -1,138 +1,153 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Many files at once, one model: `batch --out DIR [--format json] [--jobs 2] [PROPERTY=VALUE …] FILE…`
+//! A folder of recordings, one process: the model is loaded once, and the cores are never overrun.
 //!
-//! Each file is a pipeline of its own; all share the process's one registry, so the model is loaded once and
-//! the cores are never overrun, however many jobs there are.
+//! ```sh
+//! batch --out transcripts --format srt talks/            # every recording below a folder
+//! batch --model small-q8_0 --property language-code=de --jobs 4 one.mp4 two.mkv
+//! ```
+//!
+//! A transcript is written under a name of its own and renamed when it is whole: after a stop the same command goes on
+//! where it was. One file's failure is its own. `batch --help` lists the options; the exit status is 0 if all went well, 1
+//! if some files failed, 2 for wrong use, 130 after Ctrl-C.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // A program: its words go to the terminal.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal"
+)]
+
+#[path = "batch/job.rs"]
+mod job;
+#[path = "batch/memory.rs"]
+mod memory;
+#[path = "batch/options.rs"]
+mod options;
+#[path = "batch/plan.rs"]
+mod plan;
+#[path = "batch/screen.rs"]
+mod screen;
+#[path = "batch/summary.rs"]
+mod summary;
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use gst::prelude::*;
+use clap::Parser;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use job::Outcome;
+use options::Options;
+use plan::Work;
+use screen::Screen;
+use summary::Summary;
 
-struct Options {
-    out: PathBuf,
-    format: String,
-    jobs: usize,
-    properties: Vec<(String, String)>,
-    files: VecDeque<PathBuf>,
+const STOPPED: u8 = 130;
+const TICK: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    // Ends the program with status 2 where the options are wrong.
+    let options = Options::parse();
+    match run(&options) {
+        Ok(code) => code,
+        Err(wrong) => {
+            eprintln!("batch: {wrong}");
+            ExitCode::from(2)
+        }
+    }
 }
 
-fn main() -> Result<(), Failure> {
-    gst::init()?;
-    gstscribe::plugin_register_static()?;
-    let options = options(std::env::args().skip(1))?;
-    std::fs::create_dir_all(&options.out)?;
-    let queue = Mutex::new(options.files.clone());
-    let failures = Mutex::new(0usize);
+/// The exit status, or what is wrong with the options.
+fn run(options: &Options) -> Result<ExitCode, String> {
+    memory::limit(options.memory_limit.as_ref())?;
+    gst::init().map_err(|e| e.to_string())?;
+    gstscribe::plugin_register_static().map_err(|e| e.to_string())?;
+    let properties = options.properties()?;
+    let plan = plan::plan(options)?;
+
+    let began = Instant::now();
+    let screen = Screen::new(plan.len(), options.memory_limit.as_ref());
+    let summary = Mutex::new(Summary::new(plan.len()));
+    let queue: Mutex<VecDeque<Work>> = Mutex::new(plan.into());
+    let stop = Arc::new(AtomicBool::new(false));
+    heed_ctrl_c(&stop, &screen)?;
+    let working = AtomicUsize::new(options.jobs());
     std::thread::scope(|scope| {
-        for _ in 0..options.jobs {
+        for _ in 0..options.jobs() {
             scope.spawn(|| {
-                loop {
-                    let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
-                    let Some(file) = next else { return };
-                    // One file's failure is its own: the others go on.
-                    if let Err(error) = transcribe(&file, &options) {
-                        eprintln!("{}: {error}", file.display());
-                        if let Ok(mut failures) = failures.lock() {
-                            *failures += 1;
-                        }
-                    }
+                while let Some(work) = next(&queue, &stop) {
+                    let line = screen.begin(&work);
+                    let outcome = job::run(&work, options, &properties, &stop, &line);
+                    screen.end(&work, &line, &outcome);
+                    lock(&summary).add(&work, outcome);
                 }
+                working.fetch_sub(1, Ordering::SeqCst);
             });
         }
+        wait(&working, &screen);
     });
-    let failed = failures.into_inner().unwrap_or(0);
-    println!(
-        "{} files, {failed} failed, {:?}",
-        options.files.len(),
-        gstscribe::registry::Registry::global()
-    );
-    if failed > 0 {
-        Err(format!("{failed} files failed").into())
+    screen.clear();
+
+    let summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    print!("{}", summary.text(began.elapsed(), memory::peak()));
+    Ok(if stop.load(Ordering::SeqCst) {
+        ExitCode::from(STOPPED)
+    } else if summary.has_failures() {
+        ExitCode::FAILURE
     } else {
-        Ok(())
+        ExitCode::SUCCESS
+    })
+}
+
+fn next(queue: &Mutex<VecDeque<Work>>, stop: &AtomicBool) -> Option<Work> {
+    if stop.load(Ordering::SeqCst) {
+        return None;
+    }
+    lock(queue).pop_front()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Until the workers are done: memory is looked at meanwhile.
+fn wait(working: &AtomicUsize, screen: &Screen) {
+    while working.load(Ordering::SeqCst) > 0 {
+        screen.memory(memory::now());
+        std::thread::sleep(TICK);
     }
 }
 
-fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Failure> {
-    let mut options = Options {
-        out: ".".into(),
-        format: "json".into(),
-        jobs: 2,
-        properties: Vec::new(),
-        files: VecDeque::new(),
-    };
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or_else(|| format!("{arg} wants a value"));
-        match arg.as_str() {
-            "--out" => options.out = value()?.into(),
-            "--format" => options.format = value()?,
-            "--jobs" => options.jobs = value()?.parse()?,
-            _ => match arg.split_once('=') {
-                Some((name, value)) if !Path::new(&arg).exists() => {
-                    options.properties.push((name.into(), value.into()));
-                }
-                _ => options.files.push_back(arg.into()),
-            },
+/// The first Ctrl-C (or SIGTERM) lets each file end cleanly, the second one ends the program at once.
+fn heed_ctrl_c(stop: &Arc<AtomicBool>, screen: &Screen) -> Result<(), String> {
+    let (stop, screen) = (Arc::clone(stop), screen.clone());
+    ctrlc::set_handler(move || {
+        if stop.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(STOPPED));
         }
-    }
-    Ok(options)
+        screen.note("stopping; the same command goes on from here. Once more to stop at once");
+    })
+    .map_err(|e| format!("Ctrl-C cannot be heeded: {e}"))
 }
 
-fn transcribe(file: &Path, options: &Options) -> Result<(), Failure> {
-    let stem = file.file_stem().ok_or("no file name")?;
-    let target = options.out.join(stem).with_extension(&options.format);
-    let pipeline = gst::Pipeline::new();
-    let source = gst::ElementFactory::make("filesrc")
-        .property("location", file)
-        .build()?;
-    let decode = gst::ElementFactory::make("decodebin").build()?;
-    let transcriber = gst::ElementFactory::make("scribetranscriber").build()?;
-    for (name, value) in &options.properties {
-        if !transcriber.has_property(name) {
-            return Err(format!("scribetranscriber has no property {name}").into());
-        }
-        transcriber.set_property_from_str(name, value);
-    }
-    let encoder = gst::ElementFactory::make("scribeenc")
-        .property_from_str("format", &options.format)
-        .build()?;
-    let sink = gst::ElementFactory::make("filesink")
-        .property("location", &target)
-        .build()?;
-    pipeline.add_many([&source, &decode, &transcriber, &encoder, &sink])?;
-    source.link(&decode)?;
-    gst::Element::link_many([&transcriber, &encoder, &sink])?;
-    let audio = transcriber.static_pad("sink").ok_or("no sink pad")?;
-    decode.connect_pad_added(move |_, pad| {
-        // Pictures and further audio tracks are left alone.
-        let is_audio = pad.current_caps().is_some_and(|caps| {
-            caps.structure(0)
-                .is_some_and(|s| s.name().starts_with("audio/"))
-        });
-        if is_audio && !audio.is_linked() {
-            let _ = pad.link(&audio);
-        }
-    });
-    let outcome = run(&pipeline);
-    pipeline.set_state(gst::State::Null)?;
-    outcome
-}
-
-fn run(pipeline: &gst::Pipeline) -> Result<(), Failure> {
-    let bus = pipeline.bus().ok_or("no bus")?;
-    pipeline.set_state(gst::State::Playing)?;
-    for message in bus.iter_timed(gst::ClockTime::NONE) {
-        match message.view() {
-            gst::MessageView::Eos(_) => break,
-            gst::MessageView::Error(error) => return Err(error.error().to_string().into()),
-            _ => {}
+impl Outcome {
+    /// One line for people.
+    fn line(&self, work: &Work) -> String {
+        let source = work.source.display();
+        let target = work.target.display();
+        match self {
+            Self::Transcribed { audio, took, .. } => format!(
+                "done     {source} -> {target} ({:.0} s in {:.1} s)",
+                audio.as_secs_f64(),
+                took.as_secs_f64()
+            ),
+            Self::FromSidecar { sidecar } => {
+                format!("done     {source} -> {target} (from {})", sidecar.display())
+            }
+            Self::Skipped => format!("skipped  {source}: {target} is there"),
+            Self::Stopped => format!("stopped  {source}"),
+            Self::Failed { why } => format!("failed   {source}: {why}"),
         }
     }
-    Ok(())
 }

@@ -40,6 +40,12 @@ On the bus as element messages, from `scribetranscriber` while `post-messages` i
 | `scribe/progress` | `percent` | gdouble | 0 to 100, -1 where the length is unknown |
 | | `position` | guint64 | stream time in nanoseconds |
 | | `text` | string | the same for people |
+| `scribe/degraded` | `what`, `from`, `to`, `reason` | string | something was given up to go on: another model, smaller batches, fewer lanes |
+| `scribe/memory` | `device` | string | `cpu`, `cuda:0`; posted every ten seconds of work |
+| | `total`, `capacity`, `ceiling` | guint64 | bytes: the device's, what scribe could have, 80 % of that |
+| | `booked`, `reserved`, `peak` | guint64 | bytes: against the ceiling, by this process, most so far |
+| | `foreign` | guint64 | bytes that others hold |
+| | `percent` | gdouble | `booked` of `capacity` |
 
 PROGRESS messages of GStreamer's own kind (code `scribe-model`) tell of loading models. Every failure is an ERROR
 message: [errors.md](errors.md).

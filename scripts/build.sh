@@ -5,6 +5,7 @@
 #
 #   scripts/build.sh            for this machine's CPU, in target/release
 #   scripts/build.sh --dist     for any x86-64 with AVX2, in target-dist/dist
+#   CUDA=1 scripts/build.sh     whisper.cpp on NVIDIA cards too; needs the CUDA toolkit
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -18,13 +19,26 @@ case ${1:-} in
     --dist) profile=dist target="target-dist" ;;
     *) die "unknown argument '$1'" "scripts/build.sh [--dist]" ;;
 esac
+features=cli
+if [ "${CUDA:-0}" = 1 ]; then
+    features='cli cuda'
+    [ -e /usr/local/cuda/lib64/libcudart.so ] || [ -e /opt/cuda/lib64/libcudart.so ] ||
+        die "CUDA=1 was given, and no CUDA toolkit is in /usr/local/cuda or /opt/cuda" \
+            "install NVIDIA's toolkit (nvcc, cudart, cublas), or link its folder to /usr/local/cuda"
+    command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin:/opt/cuda/bin
+    # Word times need the plain attention: half of the kernels would never be called.
+    : "${GGML_CUDA_FA:=OFF}"
+    export PATH GGML_CUDA_FA
+fi
 # shellcheck source=scripts/engine.sh
 . scripts/engine.sh
 
 say "building in $target/$profile (the first time takes some minutes)"
 # The programs' crates do not enter the plugin: its code names none of them.
-cargo build --profile "$profile" --locked --target-dir "$target" --features cli ||
+cargo build --profile "$profile" --locked --target-dir "$target" --features "$features" ||
     die "the build failed" "the lines above say why. A missing header or tool: make setup. A Cargo.lock that does not fit: git checkout Cargo.lock. Strange errors of CMake: rm -rf $target"
 
-[ -f "$target/$profile/libgstscribe.so" ] ||
-    die "the build made no $target/$profile/libgstscribe.so" "see [lib] in Cargo.toml: name gstscribe, crate-type cdylib"
+for built in libgstscribe.so scribe-worker; do
+    [ -f "$target/$profile/$built" ] ||
+        die "the build made no $target/$profile/$built" "see [lib] and [[bin]] in Cargo.toml: names gstscribe and scribe-worker, crate-type cdylib"
+done

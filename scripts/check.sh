@@ -35,7 +35,7 @@ cargo deny --log-level warn check bans licenses sources ||
     die "cargo deny found something" "take another crate, or an exception with its reason in deny.toml"
 
 step "clippy, all targets with all features that need no GPU"
-cargo clippy --release --locked --all-targets --features "cli test-support" -- -D warnings ||
+cargo clippy --release --locked --all-targets --features "cli prometheus test-support" -- -D warnings ||
     die "clippy found something" "mend it, or allow it in place with a reason"
 step "clippy, the plugin as released"
 cargo clippy --release --locked -- -D warnings ||

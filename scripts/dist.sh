@@ -23,7 +23,8 @@ rm -rf target-dist/stage
 # Models have licences and a home of their own: scribe-models gets them.
 PREFIX=/usr FOR_USER='' DESTDIR=$PWD/target-dist/stage BUILD=target-dist/dist MODELS=0 scripts/install.sh
 # Debug lines are for us: two thirds of the file.
-strip --strip-debug target-dist/stage/usr/bin/* "$(find target-dist/stage -name libgstscribe.so)"
+strip --strip-debug target-dist/stage/usr/bin/* "$(find target-dist/stage -name libgstscribe.so)" \
+    "$(find target-dist/stage -name scribe-worker)"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@${SOURCE_DATE_EPOCH:-$(date +%s)}" \
     -C target-dist/stage/usr -cf - . | gzip -9n >"target-dist/$name.tar.gz"
 say "made target-dist/$name.tar.gz"

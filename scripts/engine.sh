@@ -19,7 +19,7 @@ fi
 # Everything that whisper.cpp's build looks at and cargo does not know of.
 engine_settings() {
     env | grep -E '^(GGML|WHISPER|CMAKE)_' | LC_ALL=C sort || true
-    cat .cargo/config.toml
+    cat .cargo/config.toml native/*
     echo "SOURCE_DATE_EPOCH ${SOURCE_DATE_EPOCH:+set}"
     if [ "$GGML_NATIVE" = ON ]; then
         grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -m

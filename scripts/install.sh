@@ -17,7 +17,9 @@ cd "$(dirname "$0")/.."
 
 : "${DESTDIR:=}" "${BUILD:=target/release}" "${MODELS:=1}"
 # Not built here: under sudo that would leave root's files in target/, and Rust is often another user's.
-[ -f "$BUILD/libgstscribe.so" ] || die "there is no $BUILD/libgstscribe.so to install" "make build && make models, then make install"
+for built in libgstscribe.so scribe-worker; do
+    [ -f "$BUILD/$built" ] || die "there is no $BUILD/$built to install" "make build && make models, then make install"
+done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -50,7 +52,10 @@ else
     say "no ONNX Runtime in $BUILD/scribe: not installed ('make models' puts it there)"
 fi
 
-for program in scribe-models scribe-voices scribe-worker scribe-doctor; do
+# Beside the plugin, which starts it: nobody else has a use for it.
+put 755 "$BUILD/scribe-worker" "$plugin_dir/scribe/scribe-worker" files
+
+for program in scribe-models scribe-voices scribe-doctor; do
     if [ -x "$BUILD/$program" ]; then
         put 755 "$BUILD/$program" "$bin_dir/$program" files
     fi

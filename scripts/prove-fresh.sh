@@ -7,7 +7,7 @@
 #   scripts/prove-fresh.sh [-s SUITE] [-d FOLDER] [-e VARIABLE]... [-c PATH]... [-k] [COMMAND...]
 #
 #   COMMAND      default: make demo
-#   -s SUITE     bookworm (default), or another that debootstrap knows
+#   -s SUITE     bookworm (default), or another that debootstrap knows; also noble, Ubuntu 24.04
 #   -d FOLDER    where the system goes (default /tmp/scribe-fresh-SUITE); it is left there. A second run
 #                takes a fresh copy of the system, not the used one
 #   -e VARIABLE  an environment variable of this machine that the command needs (a proxy, a folder of certificates)
@@ -15,7 +15,8 @@
 #   -k           keep the used system of the last run, and go on in it
 #   -n           no second run without a network
 #
-# Mirror: DEBIAN_MIRROR, or debootstrap's own. Needs root, debootstrap, git, and about 8 GB.
+# Mirror: DEBIAN_MIRROR, or debootstrap's own; KEYRING names the file of keys that has signed it, where debootstrap
+# does not know it. Needs root, debootstrap, git, and about 8 GB.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -53,12 +54,21 @@ cargo_bin=${CARGO_HOME:-$HOME/.cargo}/bin
 
 base=$folder/base
 root=$folder/root
+components=main mirror=${DEBIAN_MIRROR:-} script=''
+case $suite in
+    jammy | noble)
+        # As Ubuntu's installer leaves it. Debian 12's debootstrap does not know noble; its script is that of all of them.
+        components=main,universe mirror=${mirror:-http://archive.ubuntu.com/ubuntu}
+        script=/usr/share/debootstrap/scripts/gutsy
+        ;;
+esac
 if [ ! -f "$base/.complete" ]; then
     say "a minimal $suite in $base"
     rm -rf "$base"
     mkdir -p "$base"
     # What the README asks of a reader beside Rust: make, and the certificates that a clone by https needs.
-    debootstrap --variant=minbase --include=make,ca-certificates "$suite" "$base" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} \
+    debootstrap --variant=minbase "--components=$components" ${KEYRING:+"--keyring=$KEYRING"} \
+        --include=make,ca-certificates "$suite" "$base" ${mirror:+"$mirror"} ${script:+"$script"} \
         >"$folder/debootstrap.log" 2>&1 || die "debootstrap failed" "tail $folder/debootstrap.log"
     touch "$base/.complete"
 fi

@@ -12,7 +12,7 @@ pub fn engine_error(error: &EngineError) -> ErrorMessage {
         EngineError::ModelMissing(_) => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
         EngineError::ModelFile { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{error}")),
         EngineError::InvalidModel { .. } => gst::error_msg!(gst::ResourceError::Read, ("{error}")),
-        EngineError::OutOfMemory { .. } => {
+        EngineError::OutOfMemory { .. } | EngineError::NoRoom { .. } => {
             gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{error}"))
         }
         EngineError::Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),

@@ -2,11 +2,14 @@
 //! scribe: GStreamer elements that turn decoded audio into words with times, speakers and names.
 //!
 //! Layers, from the top; each may use those below it and never one above: elements (`transcriber`,
-//! `encoder`, …), logic (`transcribe`, `transcript`, `audio`), `registry`, `inference`.
+//! `encoder`, …), logic (`transcribe`, `diarize`, `enroll`, `transcript`,
+//! `audio`), `registry`, `inference`.
 
 pub mod audio;
 pub mod context;
+pub mod diarize;
 pub mod encoder;
+pub mod enroll;
 pub mod error;
 pub mod ffi;
 pub mod inference;

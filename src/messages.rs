@@ -4,6 +4,7 @@
 
 use gst::prelude::*;
 
+use crate::registry::ledger::DeviceMemory;
 use crate::transcript::Cue;
 
 /// Final text, as an element message: `text` (string), `start`, `end` (uint64, ns of stream time), `final`
@@ -15,6 +16,9 @@ pub const TRANSCRIPT: &str = "scribe/transcript";
 pub const PROGRESS: &str = "scribe/progress";
 /// Quality was given up to go on: `what`, `from`, `to`, `reason` (strings).
 pub const DEGRADED: &str = "scribe/degraded";
+/// Memory of a device, every ten seconds of work: `device` (string), `total`, `capacity` (what scribe could have),
+/// `ceiling` (80 % of it), `booked`, `reserved`, `foreign`, `peak` (uint64, bytes), `percent` (double, of the capacity).
+pub const MEMORY: &str = "scribe/memory";
 /// Serialized downstream event of GStreamer's transcribers: the speaker changes here. `speaker` (string).
 pub const SPEAKER_CHANGE: &str = "rstranscribe/speaker-change";
 /// Serialized downstream event of GStreamer's transcribers: a stretch of text is complete.
@@ -70,6 +74,22 @@ pub fn degraded(
         .field("from", from)
         .field("to", to)
         .field("reason", reason)
+        .build();
+    gst::message::Element::builder(s).src(src).build()
+}
+
+/// See [`MEMORY`].
+pub fn memory(src: &impl IsA<gst::Object>, memory: &DeviceMemory) -> gst::Message {
+    let s = gst::Structure::builder(MEMORY)
+        .field("device", memory.device.to_string())
+        .field("total", memory.total)
+        .field("capacity", memory.capacity)
+        .field("ceiling", memory.ceiling)
+        .field("booked", memory.booked)
+        .field("reserved", memory.reserved)
+        .field("foreign", memory.foreign)
+        .field("peak", memory.peak)
+        .field("percent", memory.percent())
         .build();
     gst::message::Element::builder(s).src(src).build()
 }

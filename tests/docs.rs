@@ -168,7 +168,15 @@ fn only_inference_and_ffi_are_unsafe() {
 
 #[test]
 fn logic_registry_and_inference_know_nothing_of_gstreamer() {
-    for folder in ["audio", "transcribe", "transcript", "registry", "inference"] {
+    for folder in [
+        "audio",
+        "transcribe",
+        "diarize",
+        "enroll",
+        "transcript",
+        "registry",
+        "inference",
+    ] {
         for (path, line) in lines(&root().join("src").join(folder)) {
             let knows = ["gst::", "gst_audio::", "gst_base::", "glib::"]
                 .iter()

@@ -210,7 +210,13 @@ impl Home {
         let program = self.path("bin/scribe-models");
         if !program.exists() {
             fs::create_dir_all(self.path("bin")).unwrap();
-            fs::copy(env!("CARGO_BIN_EXE_scribe-models"), &program).unwrap();
+            // Copied by another process: were the file open for writing here, a child that another test starts in
+            // this moment would inherit it, and the program could not be started (ETXTBSY) until that child is.
+            let copied = Command::new("cp")
+                .arg(env!("CARGO_BIN_EXE_scribe-models"))
+                .arg(&program)
+                .status();
+            assert!(copied.unwrap().success());
         }
         let mut command = Command::new(program);
         command

@@ -8,7 +8,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use common::{GUARD, at_once, eventually, registry};
@@ -208,6 +208,24 @@ fn a_model_loads_once_even_where_nothing_is_kept() {
 }
 
 #[test]
+fn a_model_that_was_just_loaded_waits_for_whoever_asked_for_it() {
+    let model = FakeSpeech::saying("x");
+    let loads = Arc::clone(&model.loads);
+    model.register("just_loaded");
+    let registry = Registry::new(2, Duration::ZERO);
+
+    registry.preload(&request("just_loaded"));
+    eventually("it is loaded", || registry.stats()[0].loaded);
+    // Housekeeping comes by before whoever waits has woken.
+    std::thread::sleep(Duration::from_millis(200));
+    drop(lease(&registry, "just_loaded"));
+
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+    // Once it was used nothing is kept.
+    eventually("it is gone", || registry.stats().is_empty());
+}
+
+#[test]
 fn a_dropped_ticket_cancels_its_job() {
     let (gate, seen) = gated("drop_ticket");
     let registry = Registry::new(1, Duration::from_secs(1));
@@ -251,6 +269,47 @@ fn live_jobs_overtake_files_and_a_short_stream_a_long_one() {
     assert_eq!(seen.last().unwrap(), "background");
     let place = |name: &str| seen.iter().position(|s| s == name).unwrap();
     assert!(place("short 0") < place("long 2"), "{seen:?}");
+}
+
+#[test]
+fn a_live_job_waits_for_what_runs_and_for_no_file_behind_it() {
+    let (steps, step) = mpsc::channel::<()>();
+    let (running, runs) = mpsc::channel();
+    let (running, step) = (Mutex::new(running), Mutex::new(step));
+    FakeSpeech::new(move |window, _| {
+        running.lock().unwrap().send(window.prompt.clone()).unwrap();
+        step.lock().unwrap().recv().unwrap();
+        Ok(fake::spread("x", window))
+    })
+    .register("live_first");
+    let registry = Registry::new(1, Duration::from_secs(1));
+    let (live, file) = (
+        lease(&registry, "live_first"),
+        lease(&registry, "live_first"),
+    );
+    let samples: Arc<[f32]> = vec![0.3; 27 * 16_000].into();
+    let ask = |lease: &Lease<Whisper>, prompt: &str, class| {
+        let job = Window {
+            samples: Arc::clone(&samples),
+            ..window(prompt, 0)
+        };
+        lease.submit(job, BatchParams::default(), class, None)
+    };
+    let next = || runs.recv_timeout(GUARD).unwrap();
+
+    // The live stream asks while a file's window runs and two more wait: the file gets half of all, far more than a
+    // tenth.
+    let mut tickets: Vec<_> = (0..3).map(|_| ask(&file, "file", Class::File)).collect();
+    assert_eq!(next(), "file");
+    for n in 0..40 {
+        tickets.push(ask(&live, "live", Class::LiveDeadline));
+        tickets.push(ask(&file, "file", Class::File));
+        steps.send(()).unwrap();
+        assert_eq!(next(), "live", "round {n}");
+        steps.send(()).unwrap();
+        assert_eq!(next(), "file", "round {n}");
+    }
+    drop(steps);
 }
 
 #[test]

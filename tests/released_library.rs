@@ -36,6 +36,7 @@ fn the_released_library_holds_no_fake_engine() {
     // The first shows that such texts are found at all.
     assert!(holds("scribe-models fetch"));
     assert!(!holds("no fake model named"));
+    assert!(!holds("SCRIBE_SIMULATED_CARD"));
 }
 
 #[test]

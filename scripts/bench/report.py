@@ -8,7 +8,7 @@ from systems import EXPLAINED
 
 PARTS = (
     ("wer", "Word error rate", "Both sides through Whisper's English normaliser; errors are summed over files and then divided."),
-    ("speed", "Speed", "Wall time above all: it is what a user waits for. More than 1 x is faster than faster-whisper, sequential."),
+    ("speed", "Speed", "Wall time above all: it is what a user waits for. More than 1 x is faster than faster-whisper, sequential. A system with (FAILED) gave no text: its time is that until it died."),
     ("words", "Word times", "Against forced alignments of short utterances (`words/utterances.ctm`)."),
     ("nonspeech", "Sounds without speech", ""),
     ("memory", "Memory", ""),
@@ -57,6 +57,7 @@ def main():
         text.append(path.with_suffix(".md").read_text().strip() + f" {versions}. Raw: `{path.relative_to(ROOT)}`.\n")
     if not any_part:
         die("there are no figures in benches/runs", "scripts/bench.sh")
+    text.append("Figures of the registry (the accident replayed, full arenas, killed workers): [memory.md](memory.md).\n")
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(text))
     print("scribe: docs/benchmarks.md written")
 

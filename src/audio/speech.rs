@@ -199,14 +199,46 @@ impl Speech {
     }
 }
 
-/// Under -60 dBFS: no model hears speech in it.
-const SILENCE_LEVEL: f32 = 0.001;
+/// Under -84 dBFS, two steps of 16 bits: there is nothing to hear in it.
+const SILENCE_LEVEL: f32 = 0.000_06;
+/// Sound under -40 dBFS is faint: models hear it amplified.
+const FAINT_LEVEL: f32 = 0.01;
+/// What faint sound is amplified to: -26 dBFS.
+const WANTED_LEVEL: f32 = 0.05;
+/// Most amplification: 40 dB. Below, the steps of 16 bits would be all that is heard.
+const MOST_GAIN: f32 = 100.0;
 
-/// Whether sound is so quiet that it holds no speech, whatever a model says: the 99.5th percentile of its level
-/// is under -60 dBFS.
+/// Whether sound is so quiet that it holds no speech, whatever a model says.
 pub fn is_silent(samples: &[f32]) -> bool {
-    let loud = samples.iter().filter(|s| s.abs() > SILENCE_LEVEL).count();
-    loud * 200 <= samples.len()
+    level(samples) <= SILENCE_LEVEL
+}
+
+/// How loud sound is: the 99.5th percentile of its absolute values, so that clicks do not count.
+pub fn level(samples: &[f32]) -> f32 {
+    if samples.is_empty() {
+        return 0.0;
+    }
+    let mut loud: Vec<f32> = samples.iter().map(|s| s.abs()).collect();
+    let at = (loud.len() - 1) - loud.len() / 200;
+    *loud.select_nth_unstable_by(at, f32::total_cmp).1
+}
+
+/// What sound of this level is multiplied by before a model hears it: 1 unless it is faint, and no silence.
+pub fn gain(level: f32) -> f32 {
+    if level >= FAINT_LEVEL || level <= SILENCE_LEVEL {
+        1.0
+    } else {
+        (WANTED_LEVEL / level).min(MOST_GAIN)
+    }
+}
+
+/// Multiplies, within full scale.
+pub fn amplify(samples: &mut [f32], gain: f32) {
+    if gain > 1.0 {
+        for sample in samples {
+            *sample = (*sample * gain).clamp(-1.0, 1.0);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -266,12 +298,23 @@ mod tests {
     }
 
     #[test]
-    fn faint_noise_is_silence_and_a_click_does_not_change_it() {
-        let mut samples = vec![0.0005; 16_000];
+    fn what_is_below_two_steps_of_16_bits_is_silence_and_a_click_does_not_change_it() {
+        let mut samples = vec![0.000_03; 16_000];
         samples[500] = 0.9;
 
         assert!(is_silent(&samples));
-        assert!(!is_silent(&[0.01; 1000]));
+        assert!(!is_silent(&[0.0005; 1000]));
         assert!(is_silent(&[]));
+    }
+
+    #[test]
+    fn faint_sound_alone_is_amplified_and_only_so_far() {
+        assert_eq!(gain(level(&[0.02; 1000])), 1.0);
+        assert_eq!(gain(level(&[-0.001; 1000])), 50.0);
+        assert_eq!(gain(level(&[0.000_1; 1000])), 100.0);
+        assert_eq!(gain(0.0), 1.0);
+        let mut samples = [0.5, -0.5, 0.001];
+        amplify(&mut samples, 50.0);
+        assert_eq!(samples, [1.0, -1.0, 0.05]);
     }
 }

@@ -104,8 +104,10 @@ pub struct Timeline {
     next: SampleIndex,
     started: bool,
     fresh_segment: bool,
-    /// Since when blocks have been off by more than the tolerance.
-    off_since: Option<SampleIndex>,
+    /// Since when blocks have been off by more than the tolerance, and how early the first of them was.
+    off_since: Option<(SampleIndex, u64)>,
+    /// Time stamp of the last block that had one.
+    last_pts: Option<u64>,
     /// The last block was there already as a whole: what follows is trimmed, not waited for.
     catching_up: bool,
 }
@@ -140,6 +142,7 @@ impl Timeline {
         if !self.started || self.fresh_segment {
             return self.begin(pts, samples);
         }
+        let last = self.last_pts.replace(pts);
         let early = expected.saturating_sub(pts);
         let late = pts.saturating_sub(expected);
         if early.max(late) <= TOLERANCE_NS {
@@ -147,22 +150,25 @@ impl Timeline {
             self.catching_up = false;
             return self.follow(pts, samples, 0, 0);
         }
-        if early.max(late) > LONGEST_HOLE_NS {
-            return self.begin(pts, samples);
-        }
-        let since = *self.off_since.get_or_insert(self.next);
-        let patient = !discont
-            && !self.catching_up
-            && self.next.since(since) < PATIENCE_SAMPLES
-            && late <= TOLERANCE_NS * 5
-            && early <= TOLERANCE_NS * 5;
-        if patient {
+        let (since, early_then) = *self.off_since.get_or_insert((self.next, early));
+        let follows_on = !discont && !self.catching_up;
+        let within_reach = early.max(late) <= TOLERANCE_NS * 5;
+        let patient = follows_on && within_reach && self.next.since(since) < PATIENCE_SAMPLES;
+        // wavparse stamps G.722 and ADPCM at half their speed: stamps that fall behind more and more, in
+        // sound that is said to follow on, are wrong, and the sound is whole.
+        let steady = within_reach && early.abs_diff(early_then) <= TOLERANCE_NS;
+        let back = last.is_some_and(|last| pts.saturating_add(LONGEST_HOLE_NS) < last);
+        let slow_stamps = follows_on && early > 0 && !steady && !back;
+        if patient || slow_stamps {
             let start = self.next;
             self.next = start.plus(samples);
             return Placement {
                 start,
                 ..Placement::default()
             };
+        }
+        if early.max(late) > LONGEST_HOLE_NS {
+            return self.begin(pts, samples);
         }
         self.off_since = None;
         let silence = ns_to_samples(late);
@@ -222,6 +228,7 @@ impl Timeline {
         self.started = true;
         self.fresh_segment = false;
         self.off_since = None;
+        self.last_pts = Some(pts);
         // An index between two pieces belongs to neither: the end of the one is not the start of the other.
         let start = if new_piece {
             self.next.plus(1)
@@ -356,6 +363,42 @@ mod tests {
         assert_eq!(again.trim_front, 8_000);
         assert_eq!(rest.trim_front, 8_000);
         assert_eq!(t.stream_ns(rest.start), StreamNs(3 * SECOND));
+    }
+
+    #[test]
+    fn stamps_at_half_speed_cost_no_sound() {
+        let mut t = Timeline::new();
+
+        for i in 0..40u64 {
+            let place = t.place(Some(i * SECOND / 4), i == 0, 8_000);
+
+            assert_eq!(place.start, SampleIndex(i * 8_000), "block {i}");
+            assert_eq!((place.trim_front, place.new_piece), (0, false), "block {i}");
+        }
+        assert_eq!(t.stream_ns(SampleIndex(160_000)), StreamNs(10 * SECOND));
+    }
+
+    #[test]
+    fn a_long_step_back_begins_a_piece_though_nobody_says_discont() {
+        let mut t = Timeline::new();
+        for i in 0..5 {
+            t.place(Some(i * SECOND), false, 16_000);
+        }
+
+        assert!(t.place(Some(SECOND), false, 16_000).new_piece);
+    }
+
+    #[test]
+    fn a_steady_overlap_is_believed_after_a_second() {
+        let mut t = Timeline::new();
+        t.place(Some(0), false, 16_000);
+
+        let trimmed: u64 = (2..40u64)
+            .map(|i| t.place(Some(i * SECOND / 2 - SECOND / 10), false, 8_000))
+            .map(|place| place.trim_front)
+            .sum();
+
+        assert_eq!(trimmed, 1_600);
     }
 
     #[test]

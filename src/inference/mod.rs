@@ -3,11 +3,16 @@
 //! GStreamer. All `unsafe` of the engines and every trap of their crates stays below this module.
 
 pub mod cancel;
+#[cfg(any(test, feature = "test-support"))]
+pub mod card;
 pub mod exit;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
+pub mod isolated;
 pub mod manifest;
+pub mod nvml;
 pub mod onnx;
+pub(crate) mod pages;
 pub mod whisper_cpp;
 
 use std::path::PathBuf;
@@ -45,6 +50,16 @@ pub enum EngineError {
     /// A setting that this model cannot serve.
     #[error("{0}")]
     Unsupported(String),
+    /// Memory is not there, or not scribe's to use: nothing was loaded.
+    #[error(
+        "{what}: {figures}. Raise memory-limit (or SCRIBE_MEMORY_LIMIT), choose a smaller model, or end what else takes the memory"
+    )]
+    NoRoom {
+        /// The model.
+        what: String,
+        /// What is needed, and what there is.
+        figures: String,
+    },
     /// No memory for a state or a batch.
     #[error("{what} ran out of memory")]
     OutOfMemory {
@@ -62,6 +77,55 @@ pub enum EngineError {
     /// Whoever asked does not want the answer any more.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum DeviceId {
+    /// The processor and its memory.
+    #[default]
+    Cpu,
+    /// An NVIDIA card by its number in CUDA's order.
+    Cuda(u32),
+    /// A card that is made up, for tests.
+    #[cfg(any(test, feature = "test-support"))]
+    Simulated(u32),
+}
+
+impl std::fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+            #[cfg(any(test, feature = "test-support"))]
+            Self::Simulated(n) => write!(f, "simulated:{n}"),
+        }
+    }
+}
+
+/// Bytes that a model takes, known from its file and its parameters before it is loaded. Each kind of model says it;
+/// the registry reserves it. It is a promise: nothing that the model does may take more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Footprint {
+    /// What is loaded once, however many lanes run it.
+    pub weights_bytes: u64,
+    /// On top of it while it loads.
+    pub load_extra_bytes: u64,
+    /// A lane at its largest, with one item in work.
+    pub lane_bytes: u64,
+    /// Each further item that a lane works on in the same batch.
+    pub item_bytes: u64,
+    /// Each decoder of a lane beyond those it has room for from the start.
+    pub decoder_bytes: u64,
+}
+
+impl Footprint {
+    /// A lane that works on up to `items` at once.
+    pub fn lane_of(&self, items: usize) -> u64 {
+        let more = items.saturating_sub(1) as u64;
+        self.lane_bytes
+            .saturating_add(self.item_bytes.saturating_mul(more))
+    }
 }
 
 /// Language of a window.
@@ -165,6 +229,11 @@ pub struct Decoded {
 pub trait WindowSource {
     /// The next window, or none left. Windows whose token is cancelled are not handed out.
     fn next(&mut self) -> Option<Window>;
+
+    /// Has `wait` run, which computes nothing: whoever hands the windows out may lend the cores to others meanwhile.
+    fn rest(&mut self, wait: &mut dyn FnMut()) {
+        wait();
+    }
 }
 
 /// Takes finished windows, in any order.
@@ -190,6 +259,15 @@ pub struct SpeechModelInfo {
     pub word_time_offset: i32,
 }
 
+/// The process that a model runs in, where it is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ProcessStats {
+    /// Its number; `None` while none runs.
+    pub pid: Option<u32>,
+    /// Times that it was started anew.
+    pub restarts: u64,
+}
+
 /// Weights of a speech model, loaded once; lanes run it.
 pub trait SpeechModel: Send + Sync {
     /// What it can do.
@@ -198,6 +276,10 @@ pub trait SpeechModel: Send + Sync {
     fn knows_language(&self, code: &str) -> bool;
     /// Makes what one thread needs to run it.
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError>;
+    /// The process it runs in; `None` for ours.
+    fn process(&self) -> Option<ProcessStats> {
+        None
+    }
 }
 
 /// One lane of a speech model: used by one thread at a time.
@@ -264,4 +346,80 @@ pub trait VadModel: Send + Sync {
 pub trait Vad: Send {
     /// Probabilities for a block.
     fn run(&mut self, block: VadBlock) -> Result<VadProbs, EngineError>;
+}
+
+/// Samples of a segmentation window: 10 s.
+pub const SEGMENTATION_WINDOW: usize = 160_000;
+/// Classes of the segmentation model: nobody, A, B, C, A+B, A+C, B+C.
+pub const SEGMENTATION_CLASSES: usize = 7;
+
+/// Who talks when in one window, by local names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SegmentationScores {
+    /// Natural logarithms of probabilities, `[frames, 7]` in row order. Classes: nobody, A, B, C, A+B, A+C, B+C. A
+    /// full window has 589 frames, 270 samples apart.
+    pub scores: Vec<f32>,
+}
+
+/// Weights of a speaker segmentation model.
+pub trait SegmenterModel: Send + Sync {
+    /// Most windows in one batch.
+    fn max_batch(&self) -> usize;
+    /// Makes what one thread needs to run it, warmed with the largest batch.
+    fn lane(&self) -> Result<Box<dyn Segmenter>, EngineError>;
+}
+
+/// One lane of a segmentation model.
+pub trait Segmenter: Send {
+    /// Scores of each window. A window has at most [`SEGMENTATION_WINDOW`] samples, 16 kHz mono; a shorter one is
+    /// filled with silence. Fails with [`EngineError::OutOfMemory`] if the batch does not fit, and is usable then.
+    fn run(
+        &mut self,
+        windows: &[std::sync::Arc<[f32]>],
+    ) -> Result<Vec<SegmentationScores>, EngineError>;
+    /// Gives back what batches have taken.
+    fn shrink(&mut self);
+
+    /// Makes anew what the model's lanes share, from the same file. Its memory is reserved like a load's.
+    fn rebuild(&mut self) -> Result<(), EngineError>;
+}
+
+/// A voice as a vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VoiceVector {
+    /// Of length 1. Its dimension is the model's.
+    pub values: Vec<f32>,
+}
+
+/// What a voice embedding model is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbedderInfo {
+    /// Short name for people, and the identity of its vectors: those of two models cannot be compared.
+    pub name: String,
+    /// Values in a vector.
+    pub dimension: usize,
+    /// Fewest samples it can say anything about.
+    pub min_samples: usize,
+}
+
+/// Weights of a voice embedding model.
+pub trait EmbedderModel: Send + Sync {
+    /// What it is.
+    fn info(&self) -> &EmbedderInfo;
+    /// Most segments in one batch.
+    fn max_batch(&self) -> usize;
+    /// Makes what one thread needs to run it, warmed with the largest batch.
+    fn lane(&self) -> Result<Box<dyn Embedder>, EngineError>;
+}
+
+/// One lane of a voice embedding model.
+pub trait Embedder: Send {
+    /// The vector of each segment: 16 kHz mono, any length from `min_samples`. Fails with
+    /// [`EngineError::OutOfMemory`] if the batch does not fit, and is usable then.
+    fn run(&mut self, segments: &[std::sync::Arc<[f32]>]) -> Result<Vec<VoiceVector>, EngineError>;
+    /// Gives back what batches have taken.
+    fn shrink(&mut self);
+
+    /// Makes anew what the model's lanes share, from the same file. Its memory is reserved like a load's.
+    fn rebuild(&mut self) -> Result<(), EngineError>;
 }

@@ -4,12 +4,13 @@
 //! costs several times the speed.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::sync::{Condvar, Rank, Ranked, holds_none};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Permits {
-    state: Mutex<State>,
+    state: Ranked<State>,
     freed: Condvar,
     all: usize,
 }
@@ -36,7 +37,7 @@ impl Permits {
             next: 0,
         };
         Self {
-            state: Mutex::new(state),
+            state: Ranked::new(Rank::Permits, state),
             freed: Condvar::new(),
             all: all.max(1),
         }
@@ -44,16 +45,14 @@ impl Permits {
 
     /// Waits for `count` permits (at most all there are) behind those who asked before.
     pub(super) fn take(&self, count: usize) -> Permit<'_> {
+        holds_none("a wait for cores");
         let count = count.min(self.all);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let own = state.next;
         state.next += 1;
         state.waiting.push_back(own);
         while state.waiting.front() != Some(&own) || state.free < count {
-            state = self
-                .freed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = state.wait(&self.freed);
         }
         state.waiting.pop_front();
         state.free -= count;
@@ -65,11 +64,7 @@ impl Permits {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.from
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .free += self.count;
+        self.from.state.lock().free += self.count;
         self.from.freed.notify_all();
     }
 }

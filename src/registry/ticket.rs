@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 //! A ticket stands for an answer that is being worked on.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::sync::{Condvar, Rank, Ranked, holds_none};
 use crate::inference::{CancelToken, EngineError};
 
 type Waker = Box<dyn FnOnce() + Send>;
@@ -15,7 +16,7 @@ struct State<T> {
 }
 
 pub(super) struct Slot<T> {
-    state: Mutex<State<T>>,
+    state: Ranked<State<T>>,
     ready: Condvar,
 }
 
@@ -27,14 +28,14 @@ impl<T> Slot<T> {
             done: false,
         };
         Arc::new(Self {
-            state: Mutex::new(state),
+            state: Ranked::new(Rank::Answer, state),
             ready: Condvar::new(),
         })
     }
 
     /// Puts the answer in. The first one counts.
     pub(super) fn put(&self, result: Result<T, EngineError>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.done {
             return;
         }
@@ -44,6 +45,7 @@ impl<T> Slot<T> {
         drop(state);
         self.ready.notify_all();
         if let Some(waker) = waker {
+            holds_none("an answer's waker");
             waker();
         }
     }
@@ -58,31 +60,18 @@ pub struct Ticket<T> {
 impl<T> Ticket<T> {
     /// The answer, if it is there. Given out once.
     pub fn poll(&mut self) -> Option<Result<T, EngineError>> {
-        self.slot
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .result
-            .take()
+        self.slot.state.lock().result.take()
     }
 
     /// Whether the answer has come.
     pub fn is_ready(&self) -> bool {
-        self.slot
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .done
+        self.slot.state.lock().done
     }
 
     /// Waits for the answer, at most `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Option<Result<T, EngineError>> {
         let until = Instant::now() + timeout;
-        let mut state = self
-            .slot
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.slot.state.lock();
         loop {
             if let Some(result) = state.result.take() {
                 return Some(result);
@@ -91,23 +80,14 @@ impl<T> Ticket<T> {
             if left.is_zero() || state.done {
                 return None;
             }
-            state = self
-                .slot
-                .ready
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = state.wait_timeout(&self.slot.ready, left).0;
         }
     }
 
     /// Calls `wake` once when the answer comes, at once if it is there. It runs on the lane's thread: it must
     /// be short.
     pub fn on_ready(&self, wake: impl FnOnce() + Send + 'static) {
-        let mut state = self
-            .slot
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.slot.state.lock();
         if state.done {
             drop(state);
             wake();
@@ -116,9 +96,11 @@ impl<T> Ticket<T> {
         }
     }
 
-    /// Says that the answer is not wanted.
+    /// Says that the answer is not wanted. Whoever waits for it hears so at once, though the engine may look up only
+    /// after a while: what it still gives is dropped.
     pub fn cancel(&self) {
         self.cancel.cancel();
+        self.slot.put(Err(EngineError::Cancelled));
     }
 }
 

@@ -7,21 +7,22 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Add;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::audio::buffer::SampleBuffer;
-use crate::audio::speech::{Speech, SpeechParams};
+use crate::audio::speech::{self, Speech, SpeechParams};
 use crate::audio::{SAMPLE_RATE, SampleIndex};
+use crate::inference::isolated::Isolation;
 use crate::inference::manifest;
 use crate::inference::onnx::vad::SileroSpec;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::{
-    BatchParams, CancelToken, Decoded, EngineError, Language, VAD_FRAME, VadBlock, VadProbs,
-    VadState, Window,
+    BatchParams, CancelToken, Decoded, EngineError, Language, ProcessStats, VAD_FRAME, VadBlock,
+    VadProbs, VadState, Window,
 };
 use crate::registry::{
-    Class, FileStamp, Lease, Registry, Request, Ticket, VadSpec, VoiceActivity, Whisper,
-    WhisperSpec,
+    Class, Degraded, FileStamp, FirstOf, Lease, ModelStats, Registry, Request, Ticket, VadSpec,
+    VoiceActivity, Whisper, WhisperSpec,
 };
 use crate::transcript::{SegmentInfo, Task};
 
@@ -48,6 +49,10 @@ const LANGUAGE_VOTES: usize = 3;
 pub struct SessionParams {
     /// The speech model.
     pub speech: WhisperSpec,
+    /// Speech models to use when that one cannot be had, the best first.
+    pub fallback: Vec<WhisperSpec>,
+    /// What was given up before: a model of the chain that is not here.
+    pub given_up: Vec<Degraded>,
     /// The voice activity model; `None` lets everything through.
     pub vad: Option<VadSpec>,
     /// ISO 639-1; `None` for what is heard.
@@ -70,14 +75,16 @@ pub struct SessionParams {
     pub speech_params: SpeechParams,
 }
 
-/// Beams where none are asked for: a fifth of the errors of greedy decoding are gone for 1.6 times its time.
-const DEFAULT_BEAM: u32 = 5;
+/// Beams where none are asked for (docs/adr/0003-beams-by-default.md): ggml multiplies rows in blocks of four.
+const DEFAULT_BEAM: u32 = 4;
 
 impl SessionParams {
     /// Defaults for these models.
     pub fn new(speech: WhisperSpec, vad: Option<VadSpec>) -> Self {
         Self {
             speech,
+            fallback: Vec::new(),
+            given_up: Vec::new(),
             vad,
             language: None,
             task: Task::Transcribe,
@@ -93,7 +100,13 @@ impl SessionParams {
 }
 
 /// Finds the speech model that `model` names (empty: the default) for `device` (`auto`, `cpu`, `cuda:N`).
-pub fn speech_spec(model: &str, device: &str, threads: u32) -> Result<WhisperSpec, EngineError> {
+pub fn speech_spec(
+    model: &str,
+    device: &str,
+    threads: u32,
+    word_times: bool,
+    isolation: Isolation,
+) -> Result<WhisperSpec, EngineError> {
     #[cfg(any(test, feature = "test-support"))]
     if let Some(name) = model.strip_prefix("fake:") {
         return Ok(WhisperSpec::Fake(name.to_owned()));
@@ -105,9 +118,42 @@ pub fn speech_spec(model: &str, device: &str, threads: u32) -> Result<WhisperSpe
         path,
         cuda_device: cuda_device(device)?,
         threads,
+        word_times,
         word_time_offset: word_time_offset(&found),
     };
-    Ok(WhisperSpec::WhisperCpp(spec, stamp))
+    Ok(if isolation.is_process(spec.cuda_device.is_some())? {
+        WhisperSpec::Isolated(spec, stamp)
+    } else {
+        WhisperSpec::WhisperCpp(spec, stamp)
+    })
+}
+
+/// Finds the models of a chain, separated by commas: each a model for the same device, `cpu` for the first model on the
+/// CPU, or both as in `base.en-q5_1@cpu`. What is not here is passed over, and told.
+pub fn fallback_specs(
+    chain: &str,
+    first: &str,
+    device: &str,
+    spec: impl Fn(&str, &str) -> Result<WhisperSpec, EngineError>,
+) -> (Vec<WhisperSpec>, Vec<Degraded>) {
+    let (mut specs, mut missing) = (Vec::new(), Vec::new());
+    for link in chain.split(',').map(str::trim).filter(|l| !l.is_empty()) {
+        let (model, device) = match link.split_once('@') {
+            Some((model, device)) => (model, device),
+            None if link == "cpu" => (first, "cpu"),
+            None => (link, device),
+        };
+        match spec(model, device) {
+            Ok(spec) => specs.push(spec),
+            Err(error) => missing.push(Degraded {
+                what: "speech model".into(),
+                from: link.to_owned(),
+                to: "the next of the chain".into(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+    (specs, missing)
 }
 
 /// Finds the voice activity model that `model` names (empty: the default).
@@ -158,6 +204,8 @@ pub struct Models {
     word_time_offset: i32,
     multilingual: bool,
     engine: String,
+    /// What was given up to have them.
+    given_up: Mutex<Vec<Degraded>>,
 }
 
 impl Models {
@@ -167,12 +215,16 @@ impl Models {
         params: &SessionParams,
         cancel: &CancelToken,
     ) -> Result<Self, EngineError> {
+        let mut chain = vec![params.speech.clone()];
+        chain.extend(params.fallback.iter().cloned());
         let request = (
-            Request(params.speech.clone()),
-            params.vad.clone().map(Request),
+            FirstOf::<Whisper>(chain),
+            params.vad.clone().map(Request::<VoiceActivity>),
         );
-        let (speech, vad): (Lease<Whisper>, Option<Lease<VoiceActivity>>) =
-            registry.acquire(request, cancel)?;
+        let (chosen, vad) = registry.acquire(request, cancel)?;
+        let speech = chosen.lease;
+        let mut given_up = params.given_up.clone();
+        given_up.extend(chosen.degraded);
         let Some(model) = speech.model() else {
             return Err(EngineError::Cancelled);
         };
@@ -201,14 +253,34 @@ impl Models {
             word_time_offset: info.word_time_offset,
             multilingual: info.multilingual,
             engine: format!("{} on {}", info.name, info.engine),
+            given_up: Mutex::new(given_up),
             speech,
             vad,
         })
     }
 
+    /// What was given up to go on since the last call.
+    pub fn degraded(&self) -> Vec<Degraded> {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = std::mem::take(&mut *given_up);
+        out.extend(self.speech.degraded());
+        out.extend(self.vad.iter().flat_map(Lease::degraded));
+        out
+    }
+
+    /// What the registry says of the speech model.
+    pub fn speech_stats(&self) -> ModelStats {
+        self.speech.stats()
+    }
+
     /// Model, engine and instruction sets.
     pub fn describe(&self) -> String {
         self.engine.clone()
+    }
+
+    /// The process that the speech model runs in; `None` for ours.
+    pub fn process(&self) -> Option<ProcessStats> {
+        self.speech.model()?.process()
     }
 }
 
@@ -281,6 +353,8 @@ struct Piece {
     packer: Packer,
     vad_state: VadState,
     vad: Option<(Ticket<VadProbs>, u64)>,
+    /// Level of the loudest block so far: what comes after speech is not amplified to it.
+    loudest: f32,
     /// Voice activity is known up to here.
     heard: SampleIndex,
     ended: bool,
@@ -322,6 +396,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// The models it uses.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
     /// A session on leased models; `wake` is called from other threads when [`Session::poll`] has something.
     pub fn new(models: Arc<Models>, params: SessionParams, wake: Wake) -> Self {
         let language = if models.multilingual {
@@ -406,6 +485,11 @@ impl Session {
         self.stats.clone()
     }
 
+    /// The process that the speech model runs in; `None` for ours.
+    pub fn process(&self) -> Option<ProcessStats> {
+        self.models.process()
+    }
+
     /// Goes on with everything that can go on, and returns what is complete.
     pub fn poll(&mut self) -> Result<Vec<Spoken>, EngineError> {
         self.listen()?;
@@ -429,6 +513,7 @@ impl Session {
                 packer: Packer::new(start, self.params.vad.is_some()),
                 vad_state: VadState::default(),
                 vad: None,
+                loudest: 0.0,
                 heard: start,
                 ended: false,
             });
@@ -466,7 +551,9 @@ impl Session {
             let complete = piece.ended && piece.heard == piece.buffer.end() && piece.vad.is_none();
             let plans = piece.packer.plan(&piece.speech, piece.heard, complete);
             for plan in plans {
-                let samples = plan.copy(&piece.buffer);
+                let mut samples = plan.copy(&piece.buffer);
+                let gain = speech::gain(speech::level(&samples));
+                speech::amplify(&mut samples, gain);
                 self.planned.push_back((plan, samples.into()));
             }
             if !complete {
@@ -584,23 +671,8 @@ impl Session {
     }
 
     fn again(&mut self, parts: &mut Vec<Part>, at: usize, pass: &Pass) {
-        if *pass == Pass::Split {
-            if let Some((a, b)) = parts[at].plan.split() {
-                let whole = Arc::clone(&parts[at].samples);
-                let cut = a.len().min(whole.len());
-                let (first, second): (Arc<[f32]>, Arc<[f32]>) =
-                    (whole[..cut].into(), whole[cut..].into());
-                let mut a = self.part(a, first);
-                let mut b = self.part(b, second);
-                // Halves are not halved again.
-                a.ladder.no_split();
-                b.ladder.no_split();
-                parts.splice(at..=at, [a, b]);
-                return;
-            }
-            // No pause to cut at: what there is must do.
-            let part = &mut parts[at];
-            part.done = Some(part.ladder.best());
+        if let Pass::Split | Pass::Tail { .. } = pass {
+            self.divide(parts, at, pass);
             return;
         }
         let part = &mut parts[at];
@@ -616,11 +688,58 @@ impl Session {
                 part.params.best_of = 3;
                 part.prompt = false;
             }
-            Pass::Split => {}
+            Pass::Split | Pass::Tail { .. } => {}
         }
         let mut part = parts.remove(at);
         self.submit(&mut part);
         parts.insert(at, part);
+    }
+
+    /// Two parts for one: both heard again, or only what lies behind the text.
+    fn divide(&mut self, parts: &mut Vec<Part>, at: usize, pass: &Pass) {
+        let samples = |seconds: f32| (seconds * SAMPLE_RATE as f32) as u32;
+        let least = samples(self.guard_params.tail_s);
+        let long = samples(self.guard_params.early_end_s);
+        let plan = &parts[at].plan;
+        let (tail, halves) = match pass {
+            Pass::Tail { from } => {
+                let much = plan.speech_behind(*from) > u64::from(long);
+                (plan.split_behind(*from, least), much)
+            }
+            _ => (None, true),
+        };
+        let keep_first = tail.is_some();
+        let halves = || plan.split().filter(|_| halves);
+        let Some((a, b)) = tail.or_else(halves) else {
+            // No pause to cut at: what there is must do.
+            let part = &mut parts[at];
+            part.done = Some(part.ladder.best());
+            return;
+        };
+        let whole = Arc::clone(&parts[at].samples);
+        let cut = a.len().min(whole.len());
+        let (first, second): (Arc<[f32]>, Arc<[f32]>) = (whole[..cut].into(), whole[cut..].into());
+        // Halves are not halved again.
+        let mut b = self.part(b, second);
+        b.ladder.no_split();
+        let a = if keep_first {
+            b.ladder.only_good();
+            let part = &parts[at];
+            Part {
+                plan: a,
+                samples: first,
+                ladder: part.ladder.clone(),
+                params: part.params.clone(),
+                prompt: part.prompt,
+                ticket: None,
+                done: Some(part.ladder.best()),
+            }
+        } else {
+            let mut a = self.part(a, first);
+            a.ladder.no_split();
+            a
+        };
+        parts.splice(at..=at, [a, b]);
     }
 
     fn prompt_text(&self, given: bool) -> String {
@@ -795,6 +914,8 @@ impl Piece {
             }),
         );
         let taken = samples.len() as u64;
+        self.loudest = self.loudest.max(speech::level(&samples));
+        speech::amplify(&mut samples, speech::gain(self.loudest));
         samples.resize(samples.len().div_ceil(VAD_FRAME) * VAD_FRAME, 0.0);
         let block = VadBlock {
             samples,

@@ -39,6 +39,8 @@ pub struct GuardParams {
     pub no_speech_faulty: f32,
     /// Speech after the place where the model last listened, seconds.
     pub early_end_s: f32,
+    /// The same, for less of it: no fault of the text, but worth being heard by itself.
+    pub tail_s: f32,
     /// Speech that the model has jumped over, seconds.
     pub gap_s: f32,
     /// Leave words alone that have no speech under them, and known phrases.
@@ -57,6 +59,7 @@ impl Default for GuardParams {
             logprob_doubtful: -0.5,
             no_speech_faulty: 0.5,
             early_end_s: 2.5,
+            tail_s: 1.0,
             gap_s: 4.0,
             verbatim: false,
         }
@@ -68,7 +71,7 @@ impl Default for GuardParams {
 pub struct WindowFacts {
     /// Speech in samples of the window.
     pub speech: Vec<(u32, u32)>,
-    /// Nothing louder than -60 dBFS.
+    /// Nothing louder than two steps of 16 bits.
     pub silent: bool,
     /// What the model was told beforehand.
     pub prompt: String,
@@ -103,8 +106,10 @@ pub enum Fault {
     Loop,
     /// The model does not believe it.
     Unsure,
-    /// It ends before the speech does.
+    /// It ends long before the speech does.
     EarlyEnd,
+    /// It ends a little before the speech does.
+    Tail,
     /// It jumps over speech.
     Gap,
     /// There is speech and no text.
@@ -152,9 +157,11 @@ pub fn judge(decoded: &Decoded, facts: &WindowFacts, params: &GuardParams) -> Ju
     if decoded.tokens.len() as f32 > TOKENS_A_SECOND * seconds.max(0.5) + TOKENS_FREE {
         faults.push(Fault::Dense);
     }
-    if let Some(end) = decoded.alignment_end
-        && facts.speech_between(end, u32::MAX) as f32 > params.early_end_s * SECOND as f32
-    {
+    let behind = decoded
+        .alignment_end
+        .map_or(0, |end| facts.speech_between(end, u32::MAX)) as f32
+        / SECOND as f32;
+    if behind > params.early_end_s {
         faults.push(Fault::EarlyEnd);
     }
     let gap =
@@ -165,7 +172,9 @@ pub fn judge(decoded: &Decoded, facts: &WindowFacts, params: &GuardParams) -> Ju
     if leaks(&text, &facts.prompt) && (decoded.sot_no_speech > 0.3 || seconds < 1.0) {
         faults.push(Fault::Prompt);
     }
-    if faults.is_empty() {
+    if faults.is_empty() && behind > params.tail_s {
+        Judgement::Bad(vec![Fault::Tail])
+    } else if faults.is_empty() {
         Judgement::Good
     } else if decoded.sot_no_speech > params.no_speech_faulty {
         Judgement::Silence
@@ -184,6 +193,11 @@ pub enum Pass {
     },
     /// Each half on its own.
     Split,
+    /// What was said is kept, and the speech behind it heard by itself.
+    Tail {
+        /// Where the model last listened, in samples of the window.
+        from: u32,
+    },
     /// Sampling.
     Temperature(f32),
 }
@@ -202,13 +216,15 @@ pub enum Verdict {
 pub struct Ladder {
     passes: Vec<Pass>,
     may_split: bool,
+    /// A tail: it has a text that is good, or none.
+    only_good: bool,
     candidates: Vec<(f32, Decoded)>,
 }
 
 impl Ladder {
     /// After a first pass with `beam`: beams if it was greedy, then the temperatures in turn.
     pub fn new(beam: u32, temperatures: &[f32]) -> Self {
-        let beams = (beam <= 1 && !temperatures.is_empty()).then_some(Pass::Beam { beam: 5 });
+        let beams = (beam <= 1 && !temperatures.is_empty()).then_some(Pass::Beam { beam: 4 });
         let mut passes: Vec<Pass> = beams
             .into_iter()
             .chain(temperatures.iter().copied().map(Pass::Temperature))
@@ -217,6 +233,7 @@ impl Ladder {
         Self {
             passes,
             may_split: !temperatures.is_empty(),
+            only_good: false,
             candidates: Vec::new(),
         }
     }
@@ -226,16 +243,32 @@ impl Ladder {
         self.may_split = false;
     }
 
+    /// This window is the end of another, for which the model had no words: what it has for it now must be good at once.
+    pub fn only_good(&mut self) {
+        self.only_good = true;
+    }
+
     /// Takes a decoding and its judgement, says what to do.
     pub fn next(&mut self, decoded: Decoded, judgement: Judgement, facts: &WindowFacts) -> Verdict {
         let faults = match judgement {
             Judgement::Good => return Verdict::Done(decoded),
             Judgement::Silence => return Verdict::Done(silence(&decoded)),
+            // A tail with a tail of its own is still a text.
+            Judgement::Bad(faults)
+                if self.only_good && matches!(faults[..], [Fault::EarlyEnd | Fault::Tail]) =>
+            {
+                return Verdict::Done(decoded);
+            }
+            Judgement::Bad(_) if self.only_good => return Verdict::Done(silence(&decoded)),
             Judgement::Bad(faults) => faults,
         };
-        let missing = faults
-            .iter()
-            .any(|f| matches!(f, Fault::EarlyEnd | Fault::Gap | Fault::NoText));
+        let from = decoded.alignment_end;
+        let missing = faults.iter().any(|f| {
+            matches!(
+                f,
+                Fault::EarlyEnd | Fault::Tail | Fault::Gap | Fault::NoText
+            )
+        });
         let wrong = faults
             .iter()
             .any(|f| matches!(f, Fault::Loop | Fault::Dense | Fault::Prompt));
@@ -245,7 +278,11 @@ impl Ladder {
         }
         self.candidates.push((worth, decoded));
         if missing && std::mem::take(&mut self.may_split) {
-            return Verdict::Again(Pass::Split);
+            let pass = match (faults.as_slice(), from) {
+                ([Fault::EarlyEnd | Fault::Tail], Some(from)) => Pass::Tail { from },
+                _ => Pass::Split,
+            };
+            return Verdict::Again(pass);
         }
         if missing && !wrong && !faults.contains(&Fault::Unsure) && !faults.contains(&Fault::NoText)
         {
@@ -524,6 +561,15 @@ mod tests {
     }
 
     #[test]
+    fn a_little_speech_behind_the_text_is_a_tail_and_no_reason_for_silence() {
+        let mut text = decoded("one two three ");
+        text.sot_no_speech = 0.55;
+
+        assert_eq!(faults(&text, &facts(3)), [Fault::Tail]);
+        assert_eq!(faults(&text, &facts(2)), []);
+    }
+
+    #[test]
     fn a_jump_over_speech_is_a_gap_and_over_silence_is_none() {
         let mut text = decoded("one two three ");
         text.gaps = vec![(8_000, 100_000)];
@@ -573,7 +619,7 @@ mod tests {
 
         text.avg_logprob = -0.2;
         assert_eq!(
-            judge(&text, &facts(5), &GuardParams::default()),
+            judge(&text, &facts(3), &GuardParams::default()),
             Judgement::Good
         );
     }
@@ -622,7 +668,7 @@ mod tests {
         assert_eq!(
             passes,
             [
-                Pass::Beam { beam: 5 },
+                Pass::Beam { beam: 4 },
                 Pass::Temperature(0.4),
                 Pass::Temperature(0.8)
             ]
@@ -639,11 +685,52 @@ mod tests {
 
         let verdict = ladder.next(
             decoded("one "),
-            Judgement::Bad(vec![Fault::EarlyEnd]),
+            Judgement::Bad(vec![Fault::EarlyEnd, Fault::Gap]),
             &facts(20),
         );
 
         assert_eq!(verdict, Verdict::Again(Pass::Split));
+    }
+
+    #[test]
+    fn an_early_end_alone_is_mended_behind_the_text() {
+        let mut ladder = Ladder::new(5, &[0.4]);
+
+        let verdict = ladder.next(
+            decoded("one "),
+            Judgement::Bad(vec![Fault::EarlyEnd]),
+            &facts(20),
+        );
+
+        assert_eq!(verdict, Verdict::Again(Pass::Tail { from: 8_000 }));
+    }
+
+    #[test]
+    fn a_tail_has_good_text_or_none() {
+        let mut ladder = Ladder::new(5, &[0.4]);
+        ladder.only_good();
+
+        let verdict = ladder.next(
+            decoded("one "),
+            Judgement::Bad(vec![Fault::Unsure]),
+            &facts(2),
+        );
+
+        assert!(matches!(verdict, Verdict::Done(text) if text.tokens.is_empty()));
+    }
+
+    #[test]
+    fn a_tail_that_ends_early_keeps_its_text() {
+        let mut ladder = Ladder::new(5, &[0.4]);
+        ladder.only_good();
+
+        let verdict = ladder.next(
+            decoded("one "),
+            Judgement::Bad(vec![Fault::Tail]),
+            &facts(2),
+        );
+
+        assert!(matches!(verdict, Verdict::Done(text) if !text.tokens.is_empty()));
     }
 
     #[test]

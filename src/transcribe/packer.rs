@@ -31,6 +31,9 @@ const FULL_WEIGHT: f32 = 3.0;
 const ENDING_PAUSE: u64 = 30 * SECOND;
 /// A window that spans this much of the stream ends at the next long pause: bounds what is kept.
 const LONGEST_SPAN: u64 = 90 * SECOND;
+/// A pause that ends this much before the end of a text, in samples, may still be the one behind it: alignments
+/// give the last word the pause after it, and a little more. 0.5 s.
+const END_SLACK: u32 = SAMPLE_RATE / 2;
 /// Kept after a window's last speech.
 const TAIL: u64 = SECOND * 4 / 10;
 
@@ -86,6 +89,12 @@ impl Plan {
         self.speech.iter().map(|(a, b)| u64::from(b - a)).sum()
     }
 
+    /// Samples of speech in it from sample `at` of the window on.
+    pub fn speech_behind(&self, at: u32) -> u64 {
+        let behind = |(a, b): &(u32, u32)| u64::from(b.saturating_sub((*a).max(at)));
+        self.speech.iter().map(behind).sum()
+    }
+
     /// Whether it ends where there is no pause: the next window overlaps it.
     pub fn forced_cut(&self) -> bool {
         self.forced_cut
@@ -138,6 +147,21 @@ impl Plan {
             self.part(0, cut, true),
             self.part(cut, self.len() as u32, false),
         ))
+    }
+
+    /// Two windows, cut in the first pause that ends behind `at`, or just before it. `None` if there is none, or no
+    /// speech of `least` samples behind it.
+    pub fn split_behind(&self, at: u32, least: u32) -> Option<(Self, Self)> {
+        let middle = |(a, b): &(u32, u32)| (a + b) / 2;
+        let cut = self
+            .pauses
+            .iter()
+            .find(|pause| pause.1 + END_SLACK >= at && pause.0 > 0)
+            .map(middle)?;
+        (self.speech_behind(cut) >= u64::from(least)).then(|| {
+            let len = self.len() as u32;
+            (self.part(0, cut, true), self.part(cut, len, false))
+        })
     }
 
     fn part(&self, from: u32, to: u32, first: bool) -> Self {
@@ -496,6 +520,28 @@ mod tests {
         assert_eq!(a.end(), b.start());
         assert!(a.end().since(a.start()) > 9 * SECOND);
         assert!(b.split().is_none());
+    }
+
+    #[test]
+    fn a_tail_is_cut_off_in_the_pause_behind_the_text() {
+        let plan = pack(&[
+            seconds(9.0),
+            seconds(0.6),
+            seconds(5.0),
+            seconds(0.5),
+            seconds(2.0),
+            seconds(1.0),
+        ])
+        .remove(0);
+        let said = plan.speech().last().unwrap().0 - 8_000;
+
+        let (a, b) = plan.split_behind(said, 16_000).unwrap();
+
+        assert!(a.len() as u32 >= said);
+        assert_eq!(a.len() + b.len(), plan.len());
+        assert_eq!(b.speech().len(), 1);
+        assert!(plan.split_behind(said, 3 * 16_000).is_none());
+        assert!(plan.split_behind(plan.len() as u32, 1).is_none());
     }
 
     #[test]

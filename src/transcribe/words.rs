@@ -72,11 +72,17 @@ fn units(tokens: &[Token], unspaced: bool) -> Vec<Unit> {
     for token in tokens {
         bytes.extend_from_slice(&token.bytes);
         pending.push(token);
-        // An incomplete character waits for its next token; what is broken at the end is left out.
-        let Ok(text) = std::str::from_utf8(&bytes) else {
-            continue;
-        };
-        add(&mut out, text, &pending, unspaced);
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => add(&mut out, text, &pending, unspaced),
+            // An incomplete character waits for its next token; at the end it is left out.
+            Err(e) if e.error_len().is_none() => continue,
+            Err(_) => add(
+                &mut out,
+                &String::from_utf8_lossy(&bytes),
+                &pending,
+                unspaced,
+            ),
+        }
         bytes.clear();
         pending.clear();
     }

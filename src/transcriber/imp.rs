@@ -15,7 +15,9 @@ use super::input::Input;
 use super::settings::{Settings, properties};
 use super::worker::Worker;
 use crate::context::registry_of;
-use crate::inference::exit;
+use crate::inference::whisper_cpp::logging::Level;
+use crate::inference::{ProcessStats, exit};
+use crate::registry::ModelStats;
 use crate::transcribe::file::SessionStats;
 use crate::transcript::cues::{CueStyle, Preset};
 
@@ -26,6 +28,26 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("scribe's transcriber"),
     )
 });
+
+/// What whisper.cpp and ggml say of themselves.
+static WHISPER_CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "scribe-whisper",
+        gst::DebugColorFlags::empty(),
+        Some("whisper.cpp under scribe"),
+    )
+});
+
+/// Hands on a line of whisper.cpp.
+pub(super) fn whisper_line(level: Level, line: &str) {
+    let level = match level {
+        Level::Error => gst::DebugLevel::Error,
+        Level::Warning => gst::DebugLevel::Warning,
+        Level::Info => gst::DebugLevel::Debug,
+        Level::Debug => gst::DebugLevel::Log,
+    };
+    gst::log_with_level!(WHISPER_CAT, level, "{line}");
+}
 
 /// What streaming has built up. Reset on PAUSED to READY; a flush resets what the worker holds.
 #[derive(Default)]
@@ -40,6 +62,8 @@ struct State {
     flow: Option<gst::FlowError>,
     engine: String,
     stats: SessionStats,
+    model: Option<ModelStats>,
+    process: Option<ProcessStats>,
     segment_seen: bool,
     /// What was last said downstream.
     tags: Option<gst::TagList>,
@@ -88,8 +112,14 @@ impl Transcriber {
         self.state().engine = engine.to_owned();
     }
 
-    pub(super) fn set_stats(&self, stats: &SessionStats) {
-        self.state().stats = stats.clone();
+    pub(super) fn set_stats(&self, stats: &SessionStats, process: Option<ProcessStats>) {
+        let mut state = self.state();
+        state.stats = stats.clone();
+        state.process = process;
+    }
+
+    pub(super) fn set_model_stats(&self, stats: ModelStats) {
+        self.state().model = Some(stats);
     }
 
     fn chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
@@ -294,6 +324,15 @@ impl Transcriber {
         if only_pango { pango } else { utf8 }
     }
 
+    /// The caps to be said anew, if downstream has asked for others since.
+    pub(super) fn renegotiated(&self) -> Option<gst::Caps> {
+        if !self.srcpad.check_reconfigure() {
+            return None;
+        }
+        let caps = self.text_caps();
+        (self.srcpad.current_caps().as_ref() != Some(&caps)).then_some(caps)
+    }
+
     /// The first segment says whether the source is live.
     fn segment(&self, _event: &gst::event::Segment) {
         let first = !std::mem::replace(&mut self.state().segment_seen, true);
@@ -419,14 +458,18 @@ impl Transcriber {
             }
         }
         let mut state = self.state();
-        let (engine, stats) = (
+        let (engine, stats, model, process) = (
             std::mem::take(&mut state.engine),
             std::mem::take(&mut state.stats),
+            state.model.take(),
+            state.process,
         );
         // What the last run did can still be read.
         *state = State {
             engine,
             stats,
+            model,
+            process,
             ..State::default()
         };
     }
@@ -434,6 +477,7 @@ impl Transcriber {
     fn stats(&self) -> gst::Structure {
         let state = self.state();
         let stats = &state.stats;
+        let process = state.process;
         gst::Structure::builder("scribe/stats")
             .field("engine", state.engine.as_str())
             .field("audio-seconds", stats.audio_seconds)
@@ -443,6 +487,21 @@ impl Transcriber {
             .field("refused", stats.refused)
             .field("words", stats.words)
             .field("buffered-seconds", self.inbox.waiting() as f64 / 16_000.0)
+            .field_if_some("lanes", state.model.as_ref().map(|m| m.lanes as u32))
+            .field_if_some("queued", state.model.as_ref().map(|m| m.queued as u32))
+            .field_if_some(
+                "memory-reserved",
+                state
+                    .model
+                    .as_ref()
+                    .map(|m| m.weights_bytes + m.lanes_bytes),
+            )
+            .field_if_some(
+                "out-of-memory",
+                state.model.as_ref().map(|m| m.out_of_memory),
+            )
+            .field_if_some("worker-pid", process.map(|p| p.pid.unwrap_or(0)))
+            .field_if_some("worker-restarts", process.map(|p| p.restarts))
             .build()
     }
 }
@@ -523,6 +582,15 @@ impl ObjectImpl for Transcriber {
                 CAT,
                 imp = self,
                 "property {} was not set: {error}",
+                pspec.name()
+            );
+        }
+        let working = self.obj().current_state() > gst::State::Ready;
+        if working && !pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING) {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "property {} changes nothing before the next READY",
                 pspec.name()
             );
         }

@@ -199,8 +199,7 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    /// `epoch` has failed: what comes is refused until a flush. False if it is over anyway: then nobody need
-    /// hear of it.
+    /// `epoch` has failed: what comes is refused until a flush. False if it is over anyway.
     pub(super) fn fail(&self, epoch: u64) -> bool {
         let mut state = self.lock();
         if state.epoch != epoch || state.flushing || state.shutdown {

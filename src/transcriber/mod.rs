@@ -11,6 +11,8 @@ mod worker;
 use gst::glib;
 use gst::prelude::*;
 
+use crate::inference::whisper_cpp::logging;
+
 glib::wrapper! {
     /// See the module.
     pub struct Transcriber(ObjectSubclass<imp::Transcriber>)
@@ -85,6 +87,28 @@ pub enum Engine {
     WhisperCpp,
 }
 
+/// In which process the model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstScribeIsolation")]
+pub enum IsolationSetting {
+    /// As `SCRIBE_ISOLATION` says, else a process of its own on a card.
+    #[default]
+    #[enum_value(
+        name = "As SCRIBE_ISOLATION in the environment says, else in-process on the processor and in a process of its own on a card",
+        nick = "auto"
+    )]
+    Auto,
+    /// In the application's.
+    #[enum_value(name = "In the application's process", nick = "in-process")]
+    InProcess,
+    /// In scribe-worker.
+    #[enum_value(
+        name = "In a process of its own, scribe-worker, that is started again when it dies",
+        nick = "process"
+    )]
+    Process,
+}
+
 /// For whom the words are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstScribeMode")]
@@ -100,6 +124,7 @@ pub enum Mode {
 
 /// Registers the element.
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    logging::set_sink(imp::whisper_line);
     gst::Element::register(
         Some(plugin),
         "scribetranscriber",

@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 use gst::glib;
 use gst::prelude::*;
 
-use super::{Channels, CuePreset, Engine, Mode, TaskSetting, Unit};
+use super::{Channels, CuePreset, Engine, IsolationSetting, Mode, TaskSetting, Unit};
 use crate::audio::speech::SpeechParams;
+use crate::registry::limit::MemoryLimit;
 
 /// Plain data: no handles, no locks, cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,7 +38,10 @@ pub(super) struct Settings {
     pub channels: Channels,
     pub threads: u32,
     pub device: String,
+    pub fallback: String,
+    pub memory_limit: String,
     pub engine: Engine,
+    pub isolation: IsolationSetting,
     pub mode: Mode,
     pub latency_ms: u32,
     pub lateness_ms: u32,
@@ -74,7 +78,10 @@ impl Default for Settings {
             channels: Channels::Mix,
             threads: 1,
             device: "auto".into(),
+            fallback: String::new(),
+            memory_limit: String::new(),
             engine: Engine::Auto,
+            isolation: IsolationSetting::Auto,
             mode: Mode::Auto,
             latency_ms: 4_000,
             lateness_ms: 0,
@@ -103,6 +110,9 @@ impl Settings {
             return Err(format!(
                 "temperature-fallback holds {bad}: temperatures are 0 to 1"
             ));
+        }
+        if !self.memory_limit.is_empty() {
+            self.memory_limit.parse::<MemoryLimit>()?;
         }
         let device = self.device.as_str();
         if device != "auto" && device != "cpu" && !device.starts_with("cuda") {
@@ -175,7 +185,10 @@ impl Settings {
                 "channels" => self.channels = get(value)?,
                 "threads" => self.threads = get(value)?,
                 "device" => self.device = text()?,
+                "fallback" => self.fallback = text()?,
+                "memory-limit" => self.memory_limit = text()?,
                 "engine" => self.engine = get(value)?,
+                "isolation" => self.isolation = get(value)?,
                 "mode" => self.mode = get(value)?,
                 "latency" => self.latency_ms = get(value)?,
                 "lateness" => self.lateness_ms = get(value)?,
@@ -215,7 +228,10 @@ impl Settings {
             "channels" => self.channels.to_value(),
             "threads" => self.threads.to_value(),
             "device" => self.device.to_value(),
+            "fallback" => self.fallback.to_value(),
+            "memory-limit" => self.memory_limit.to_value(),
             "engine" => self.engine.to_value(),
+            "isolation" => self.isolation.to_value(),
             "mode" => self.mode.to_value(),
             "latency" => self.latency_ms.to_value(),
             "lateness" => self.lateness_ms.to_value(),
@@ -290,7 +306,7 @@ fn build() -> Vec<glib::ParamSpec> {
         gst::ParamSpecArray::builder("vocabulary").nick("Vocabulary").blurb("Words and names to expect, as an array of strings: \"<Ada,Lovelace>\"").element_spec(&glib::ParamSpecString::builder("word").build()).mutable_ready().build(),
         count("beam-size", "Beam size", "Texts followed at once while decoding: 1 is greedy, 0 what is best for the mode", 0..=8, d.beam_size),
         gst::ParamSpecArray::builder("temperature-fallback").nick("Temperature fallback").blurb("Temperatures tried in turn, as an array of doubles from 0 to 1, on windows that the guards refuse; empty: none. Default: <0.4,0.8>").element_spec(&glib::ParamSpecDouble::builder("temperature").minimum(0.0).maximum(1.0).build()).mutable_ready().build(),
-        flag("word-times", "Word times", "Times for each word, from the model's attention. Without, words are spread over the speech", d.word_times),
+        flag("word-times", "Word times", "Times for each word, from the model's attention. Without, words are spread over the speech, and what a window leaves out at its end goes unnoticed", d.word_times),
         flag("vad", "Voice activity detection", "Only speech reaches the model. Off: everything does, and it may make up words in silence", d.vad),
         share("vad-threshold", "VAD threshold", "Probability from which a frame of 32 ms begins speech, 0.01 to 1", d.vad_threshold),
         share("vad-neg-threshold", "VAD end threshold", "Probability below which speech ends, 0.01 to 1, at most vad-threshold", d.vad_neg_threshold),
@@ -306,13 +322,16 @@ fn build() -> Vec<glib::ParamSpec> {
         ms("min-cue-duration", "Shortest cue", "Shortest time a cue is shown where the next one allows it, in milliseconds; 0: as the preset", 60_000, d.min_cue_duration_ms),
         glib::ParamSpecEnum::builder_with_default("channels", d.channels).nick("Channels").blurb("Mix all channels, or transcribe each as a speaker of its own").mutable_ready().build(),
         count("threads", "Threads", "Threads that one window computes with. 1 is fastest for files: the machine's other cores take other windows", 1..=64, d.threads),
+        text("fallback", "Fallback", "Models to use when the one asked for cannot be had, separated by commas, the best first: a name or a path, cpu for the same model on the CPU, or both as in base.en@cpu; empty: none", &d.fallback),
+        text("memory-limit", "Memory limit", "Memory that scribe may use of each device, of which it fills 80 %: bytes, a size such as 12G, or a part such as 75%; empty: what SCRIBE_MEMORY_LIMIT says, else what others leave. For the whole process: it can be lowered before the first model is loaded", &d.memory_limit),
         text("device", "Device", "Where the model runs: auto, cpu, or cuda:N in a build with CUDA", &d.device),
         glib::ParamSpecEnum::builder_with_default("engine", d.engine).nick("Engine").blurb("What runs the model").mutable_ready().build(),
+        glib::ParamSpecEnum::builder_with_default("isolation", d.isolation).nick("Isolation").blurb("In which process the model runs. In one of its own a crash of the engine costs the application a moment, not its life").mutable_ready().build(),
         glib::ParamSpecEnum::builder_with_default("mode", d.mode).nick("Mode").blurb("For whom the words are").mutable_ready().build(),
         glib::ParamSpecUInt::builder("latency").nick("Latency").blurb("How long words may trail a live source, in milliseconds; what a latency query is answered with").default_value(d.latency_ms).mutable_playing().build(),
         count("lateness", "Lateness", "Added to the running time of the text, in milliseconds: later captions for less latency", 0..=u32::MAX, d.lateness_ms),
         count("max-buffered", "Buffered sound", "Sound that waits in the element before upstream is held, in milliseconds", 1_000..=600_000, d.max_buffered_ms),
         flag("post-messages", "Post messages", "Post scribe/transcript and scribe/progress element messages", d.post_messages),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, seconds of sound and of speech, windows, windows decoded again, words").read_only().build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, seconds of sound and of speech, windows, windows decoded again, words; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
     ]
 }

@@ -14,18 +14,20 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::TaskSetting;
 use super::imp::CAT;
 use super::inbox::{Inbox, Item, Sound, Take};
 use super::output::{Out, Output};
 use super::settings::Settings;
+use super::{IsolationSetting, TaskSetting};
 use crate::audio::{SampleIndex, SegmentMap, StreamNs, Timeline};
 use crate::error::engine_error;
+use crate::inference::isolated::Isolation;
 use crate::inference::{CancelToken, EngineError};
 use crate::messages;
-use crate::registry::{Registry, VadSpec, WhisperSpec};
+use crate::registry::limit::human_bytes;
+use crate::registry::{Degraded, Kind, Registry, VadSpec, Whisper, WhisperSpec};
 use crate::transcribe::file::{
-    Models, Session, SessionParams, SessionStats, Spoken, speech_spec, vad_spec,
+    Models, Session, SessionParams, SessionStats, Spoken, fallback_specs, speech_spec, vad_spec,
 };
 use crate::transcript::Word;
 use crate::transcript::cues::{self, Bounds, CueStyle};
@@ -58,6 +60,8 @@ struct Stream {
     previous_end: Option<StreamNs>,
     /// End of the sound so far.
     end: SampleIndex,
+    /// Played backwards: its sound gives no text.
+    backwards: bool,
     /// Tags and custom events, with the sample they came before: they leave in their place between the words.
     waiting: VecDeque<(SampleIndex, gst::Event)>,
 }
@@ -95,11 +99,14 @@ impl Worker {
                 Stop::Interrupted => {}
                 Stop::Flow(error) => self.flow_stopped(error),
                 Stop::Error(message) => {
-                    if self.inbox.fail(self.epoch)
+                    // Told before upstream is refused: a source posts an error of its own then, which says nothing of the
+                    // cause, and whoever acts on the first must not find that one.
+                    if self.inbox.is_current(self.epoch)
                         && let Some(element) = self.element.upgrade()
                     {
                         element.imp().post_error_message(message);
                     }
+                    self.inbox.fail(self.epoch);
                 }
             }
             // Wait here until a flush begins a new epoch, or the end.
@@ -127,18 +134,18 @@ impl Worker {
             return;
         };
         gst::debug!(CAT, obj = element, "downstream returned {error:?}");
-        // Upstream asks for the reason as soon as it is refused.
-        element.imp().set_flow(error);
-        if !self.inbox.fail(self.epoch) {
-            element.imp().clear_flow();
-            return;
-        }
-        if !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos) {
+        let told = matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos);
+        if !told && self.inbox.is_current(self.epoch) {
             element.imp().post_error_message(gst::error_msg!(
                 gst::StreamError::Failed,
                 ("what comes after scribetranscriber refused its text: {error:?}"),
                 ["streaming stopped, reason {error:?}"]
             ));
+        }
+        // Upstream asks for the reason as soon as it is refused.
+        element.imp().set_flow(error);
+        if !self.inbox.fail(self.epoch) {
+            element.imp().clear_flow();
         }
     }
 
@@ -193,6 +200,13 @@ impl Worker {
             }
         };
         progress(gst::ProgressType::Start, "Loading the models");
+        if !self.settings.memory_limit.is_empty()
+            && let Ok(limit) = self.settings.memory_limit.parse()
+            && let Err(why) = self.registry.lower_limit(limit)
+            && let Some(element) = self.element.upgrade()
+        {
+            gst::element_warning!(element, gst::LibraryError::Settings, ("{why}"));
+        }
         let outcome = self.find_models().and_then(|params| {
             let models = Models::acquire(&self.registry, &params, &self.cancel)?;
             Ok((models, params))
@@ -203,6 +217,7 @@ impl Worker {
                 if let Some(element) = self.element.upgrade() {
                     gst::info!(CAT, obj = element, "{}", models.describe());
                     element.imp().set_engine(&models.describe());
+                    self.tell_degraded(&element, &models);
                 }
                 Ok(Loaded {
                     models: Arc::new(models),
@@ -220,21 +235,73 @@ impl Worker {
         }
     }
 
+    /// Tells how the models fare: not with each piece of sound, for it takes locks that lanes want.
+    fn look_at(&self, element: &super::Transcriber, models: &Models) {
+        self.tell_degraded(element, models);
+        element.imp().set_model_stats(models.speech_stats());
+    }
+
+    /// Tells what was given up to go on.
+    fn tell_degraded(&self, element: &super::Transcriber, models: &Models) {
+        for Degraded {
+            what,
+            from,
+            to,
+            reason,
+        } in models.degraded()
+        {
+            gst::info!(
+                CAT,
+                obj = element,
+                "Falling back to {to} ({what}, not {from}): {reason}"
+            );
+            if self.settings.post_messages {
+                let message = messages::degraded(element, &what, &from, &to, &reason);
+                let _ = element.post_message(message);
+            }
+        }
+    }
+
     /// Finds the models' files and compares their digests: seconds for a large one, so on a thread that can
     /// be left behind.
     fn find_models(&self) -> Result<SessionParams, EngineError> {
         let settings = self.settings.clone();
         let (tell, told) = std::sync::mpsc::channel();
         let find = move || {
-            let found = speech_spec(&settings.model, &settings.device, settings.threads).and_then(
-                |speech| {
-                    let vad = settings
-                        .vad
-                        .then(|| vad_spec(&settings.vad_model))
-                        .transpose()?;
-                    Ok(session_params(&settings, speech, vad))
-                },
-            );
+            let spec = |model: &str, device: &str| {
+                let isolation = isolation(settings.isolation);
+                speech_spec(
+                    model,
+                    device,
+                    settings.threads,
+                    settings.word_times,
+                    isolation,
+                )
+            };
+            let (mut fallback, mut given_up) =
+                fallback_specs(&settings.fallback, &settings.model, &settings.device, spec);
+            let mut speech = spec(&settings.model, &settings.device);
+            if let Err(error) = &speech
+                && !fallback.is_empty()
+            {
+                given_up.push(Degraded {
+                    what: "speech model".into(),
+                    from: settings.model.clone(),
+                    to: Whisper::name(&fallback[0]),
+                    reason: error.to_string(),
+                });
+                speech = Ok(fallback.remove(0));
+            }
+            let found = speech.and_then(|speech| {
+                let vad = settings
+                    .vad
+                    .then(|| vad_spec(&settings.vad_model))
+                    .transpose()?;
+                let mut params = session_params(&settings, speech, vad);
+                params.fallback = fallback;
+                params.given_up = given_up;
+                Ok(params)
+            });
             // Nobody listens any more after a flush or a shutdown.
             let _ = tell.send(found);
         };
@@ -262,7 +329,7 @@ impl Worker {
 
     fn sound(&self, stream: &mut Stream, sound: Sound, loaded: &Loaded) -> Result<(), Stop> {
         let samples = sound.channels.iter().map(Vec::len).max().unwrap_or(0);
-        if samples == 0 && !sound.discont {
+        if (samples == 0 && !sound.discont) || stream.backwards {
             return Ok(());
         }
         while stream.sessions.len() < sound.channels.len() {
@@ -331,8 +398,18 @@ impl Worker {
                     .seqnum(event.seqnum())
                     .build();
                 output.set_segment(&out);
+                if new.rate() < 0.0 {
+                    gst::element_warning!(
+                        element,
+                        gst::StreamError::NotImplemented,
+                        ("the sound is played backwards: it gives no text until it is played forwards again")
+                    );
+                }
                 match stream {
-                    Some(stream) => stream.timeline.set_segment(segment_map(new)),
+                    Some(stream) => {
+                        stream.timeline.set_segment(segment_map(new));
+                        stream.backwards = new.rate() < 0.0;
+                    }
                     None => *stream = Some(Stream::new(&Some(new.clone()))),
                 }
                 *segment = Some(new.clone());
@@ -406,6 +483,9 @@ impl Worker {
             self.pump(stream, output, report)?;
             if stream.sessions.iter().all(Session::is_idle) {
                 let element = self.element.upgrade().ok_or(Stop::Interrupted)?;
+                if let Some(models) = stream.sessions.first().map(Session::models) {
+                    self.look_at(&element, models);
+                }
                 self.push_waiting(&element, stream, SampleIndex(u64::MAX));
                 return Ok(());
             }
@@ -468,12 +548,19 @@ impl Worker {
             .iter()
             .map(Session::stats)
             .fold(SessionStats::default(), |a, b| a + b);
-        element.imp().set_stats(&stats);
+        let process = stream.sessions.first().and_then(Session::process);
+        element.imp().set_stats(&stats, process);
+        if report.looks()
+            && let Some(models) = stream.sessions.first().map(Session::models)
+        {
+            self.look_at(&element, models);
+        }
         report.tell(
             &element,
             until,
             &stream.timeline,
             &stats,
+            &self.registry,
             self.settings.post_messages,
         );
         Ok(())
@@ -515,6 +602,10 @@ impl Worker {
                 speaker: speaker.clone(),
             })
             .collect();
+        if let Some(caps) = element.imp().renegotiated() {
+            output.pango = element.imp().pango();
+            self.push_event(element, gst::event::Caps::new(&caps));
+        }
         let mut info = spoken.info.clone();
         info.seek = timeline.stream_ns(spoken.start).0 / 10_000_000;
         let until = Some(timeline.stream_ns(spoken.end));
@@ -585,6 +676,7 @@ impl Stream {
             next_segment: 0,
             previous_end: None,
             end: SampleIndex(0),
+            backwards: segment.as_ref().is_some_and(|s| s.rate() < 0.0),
             waiting: VecDeque::new(),
         }
     }
@@ -603,6 +695,14 @@ fn segment_map(segment: &gst::FormattedSegment<gst::ClockTime>) -> SegmentMap {
         time_ns: ns(segment.time()),
         rate: segment.rate(),
         applied_rate: segment.applied_rate(),
+    }
+}
+
+fn isolation(setting: IsolationSetting) -> Isolation {
+    match setting {
+        IsolationSetting::Auto => Isolation::Auto,
+        IsolationSetting::InProcess => Isolation::InProcess,
+        IsolationSetting::Process => Isolation::Process,
     }
 }
 
@@ -628,11 +728,19 @@ fn session_params(settings: &Settings, speech: WhisperSpec, vad: Option<VadSpec>
     params
 }
 
+/// `45:14.877`.
+fn minutes(ns: u64) -> String {
+    let ms = ns / 1_000_000;
+    format!("{}:{:02}.{:03}", ms / 60_000, ms / 1000 % 60, ms % 1000)
+}
+
 /// Tells how the work goes: messages for applications, INFO lines for people.
 struct Report {
     began: Instant,
     told: Option<Instant>,
+    looked: Option<Instant>,
     logged: Instant,
+    announced: bool,
     heard_ns: u64,
 }
 
@@ -642,9 +750,20 @@ impl Report {
         Self {
             began: now,
             told: None,
+            looked: None,
             logged: now,
+            announced: false,
             heard_ns: 0,
         }
+    }
+
+    /// Whether it is time to look at the models again.
+    fn looks(&mut self) -> bool {
+        let due = self.looked.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY);
+        if due {
+            self.looked = Some(Instant::now());
+        }
+        due
     }
 
     fn tell(
@@ -653,11 +772,41 @@ impl Report {
         until: SampleIndex,
         timeline: &Timeline,
         stats: &SessionStats,
+        registry: &Registry,
         post: bool,
     ) {
         if self.logged.elapsed() >= LOG_EVERY {
             self.logged = Instant::now();
             gst::info!(CAT, obj = element, "{stats}");
+            for memory in registry.memory().iter().filter(|m| m.reserved > 0) {
+                gst::info!(
+                    CAT,
+                    obj = element,
+                    "memory {:.1} % of {} on {}",
+                    memory.percent(),
+                    human_bytes(memory.capacity),
+                    memory.device
+                );
+                if post {
+                    let _ = element.post_message(messages::memory(element, memory));
+                }
+            }
+        }
+        if !self.announced {
+            self.announced = true;
+            let duration = element
+                .imp()
+                .sinkpad()
+                .peer_query_duration::<gst::ClockTime>();
+            match duration {
+                Some(duration) => gst::info!(
+                    CAT,
+                    obj = element,
+                    "Processing audio with duration {}",
+                    minutes(duration.nseconds())
+                ),
+                None => gst::info!(CAT, obj = element, "Processing audio of unknown duration"),
+            }
         }
         if !post || self.told.is_some_and(|t| t.elapsed() < PROGRESS_EVERY) {
             return;

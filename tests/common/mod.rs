@@ -200,6 +200,8 @@ pub struct Rig {
     pub src: gst::Pad,
     pub sink: gst::Pad,
     pub flow: Arc<Mutex<Result<gst::FlowSuccess, gst::FlowError>>>,
+    /// Caps that downstream takes; `None` for all.
+    pub takes: Arc<Mutex<Option<gst::Caps>>>,
 }
 
 impl Rig {
@@ -228,20 +230,19 @@ impl Rig {
             .build();
         let flow = Arc::new(Mutex::new(Ok(gst::FlowSuccess::Ok)));
         let answer = Arc::clone(&flow);
-        let mut sink = gst::Pad::builder(gst::PadDirection::Sink)
+        let takes = Arc::new(Mutex::new(caps.map(|caps| caps.parse().unwrap())));
+        let wanted = Arc::clone(&takes);
+        let sink = gst::Pad::builder(gst::PadDirection::Sink)
             .chain_function(move |_, _, _| *answer.lock().unwrap())
-            .event_function(|_, _, _| true);
-        if let Some(caps) = caps {
-            let caps: gst::Caps = caps.parse().unwrap();
-            sink = sink.query_function(move |pad, parent, query| match query.view_mut() {
-                gst::QueryViewMut::Caps(q) => {
-                    q.set_result(&caps);
+            .event_function(|_, _, _| true)
+            .query_function(move |pad, parent, query| match query.view_mut() {
+                gst::QueryViewMut::Caps(q) if wanted.lock().unwrap().is_some() => {
+                    q.set_result(wanted.lock().unwrap().as_ref().unwrap());
                     true
                 }
                 _ => gst::Pad::query_default(pad, parent, query),
-            });
-        }
-        let sink = sink.build();
+            })
+            .build();
         let out = Recorder::on(&sink);
         src.set_active(true).unwrap();
         sink.set_active(true).unwrap();
@@ -255,6 +256,7 @@ impl Rig {
             src,
             sink,
             flow,
+            takes,
         }
     }
 

@@ -2,13 +2,15 @@
 //! Finds ONNX Runtime, checks its version and owns the one environment a process may have.
 //!
 //! Nothing is linked: a machine without the library can load the plugin and gets an error that names the
-//! remedy from the element that needs it.
+//! remedy from the element that needs it. The environment has one arena of CPU memory with a cap (see `arena`);
+//! it is given out together with the environment, so that no session is ever made without it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
+use super::arena;
 use crate::inference::EngineError;
 
 /// Oldest ONNX Runtime that will do.
@@ -37,38 +39,47 @@ pub fn set_library(path: &Path) {
     *ASKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
 }
 
-/// The environment, made at the first call. A failure is forgotten, so that a later call, with the library
-/// in place, succeeds.
+/// The environment with its arena, made at the first call. A failure is forgotten, so that a later call, with the
+/// library in place, succeeds.
 pub fn environment() -> Result<&'static ort::environment::Environment, EngineError> {
-    ENVIRONMENT.get_or_try_init(|| {
-        let mut tried = Vec::new();
-        for candidate in candidates() {
-            // A bare name is for the loader; any other path must be a file, or ort looks elsewhere itself.
-            let bare = candidate.components().count() == 1;
-            if !bare && !candidate.is_file() {
-                tried.push(format!("{}: not there", candidate.display()));
-                continue;
-            }
-            match ort::init_from(&candidate) {
-                Ok(builder) => {
-                    // Its destructors are known to the C library now: ours must run before them.
-                    crate::inference::exit::watch();
-                    return builder
-                        .with_name("scribe")
-                        .with_telemetry(false)
-                        .build()
-                        .map_err(|e| {
-                            EngineError::Runtime(format!(
-                                "ONNX Runtime at {} does not start: {e}",
-                                candidate.display()
-                            ))
-                        });
-                }
-                Err(e) => tried.push(format!("{}: {e}", candidate.display())),
-            }
+    let environment = ENVIRONMENT.get_or_try_init(create)?;
+    arena::register(environment)?;
+    Ok(environment)
+}
+
+fn create() -> Result<ort::environment::Environment, EngineError> {
+    let mut tried = Vec::new();
+    for candidate in candidates() {
+        // A bare name is for the loader; any other path must be a file, or ort looks elsewhere itself.
+        let bare = candidate.components().count() == 1;
+        if !bare && !candidate.is_file() {
+            tried.push(format!("{}: not there", candidate.display()));
+            continue;
         }
-        Err(EngineError::Runtime(missing(&tried)))
-    })
+        match ort::init_from(&candidate) {
+            Ok(builder) => {
+                // Its destructors are known to the C library now: ours must run before them.
+                crate::inference::exit::watch();
+                let environment = builder
+                    .with_name("scribe")
+                    .with_telemetry(false)
+                    // It would write to stderr, at every batch that does not fit too. What matters comes back in
+                    // the texts of errors.
+                    .with_logger(Arc::new(|_, _, _, _, _| {}))
+                    .build()
+                    .map_err(|e| {
+                        EngineError::Runtime(format!(
+                            "ONNX Runtime at {} does not start: {e}",
+                            candidate.display()
+                        ))
+                    })?;
+                environment.set_log_level(ort::logging::LogLevel::Fatal);
+                return Ok(environment);
+            }
+            Err(e) => tried.push(format!("{}: {e}", candidate.display())),
+        }
+    }
+    Err(EngineError::Runtime(missing(&tried)))
 }
 
 fn missing(tried: &[String]) -> String {
@@ -103,7 +114,7 @@ fn candidates() -> Vec<PathBuf> {
 
 /// The plugin's folder; for programs and tests that link the library, the executable's and its parent's
 /// (`target/release/deps` and `target/release`); then where `scribe-models runtime` puts it.
-fn folders() -> Vec<PathBuf> {
+pub(in crate::inference) fn folders() -> Vec<PathBuf> {
     let mut out: Vec<PathBuf> = plugin_folder().map(Path::to_owned).into_iter().collect();
     if let Ok(program) = std::env::current_exe() {
         out.extend(program.ancestors().skip(1).take(2).map(Path::to_owned));

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Models on ONNX Runtime.
 
+pub mod arena;
+pub mod checked;
+pub mod embedding;
 pub mod library;
+mod protobuf;
+pub mod segmentation;
 pub mod vad;

@@ -8,9 +8,12 @@ use ndarray::{Array2, Array3};
 use ort::session::Session;
 use ort::value::TensorRef;
 
-use super::library::environment;
-use crate::inference::{EngineError, VAD_FRAME, Vad, VadBlock, VadModel, VadProbs, VadState};
+use super::checked::{self, Port, Ports};
+use crate::inference::{
+    EngineError, Footprint, VAD_FRAME, Vad, VadBlock, VadModel, VadProbs, VadState,
+};
 
+const TASK: &str = "voice activity detection";
 const CONTEXT: usize = 64;
 const ROW: usize = CONTEXT + VAD_FRAME;
 const HIDDEN: usize = 128;
@@ -24,6 +27,18 @@ pub struct SileroSpec {
     pub path: PathBuf,
 }
 
+impl SileroSpec {
+    /// What it takes, for a file of `file_bytes`: measured, with room to spare.
+    pub fn footprint(&self, file_bytes: u64) -> Footprint {
+        Footprint {
+            weights_bytes: checked::weights_bytes(file_bytes),
+            load_extra_bytes: checked::load_extra_bytes(file_bytes),
+            lane_bytes: 4 << 20,
+            ..Footprint::default()
+        }
+    }
+}
+
 /// The loaded graph. One session serves all streams: a call takes a tenth of a millisecond a frame.
 pub struct SileroModel {
     session: Arc<Mutex<Session>>,
@@ -34,53 +49,45 @@ struct SileroLane {
 }
 
 impl SileroModel {
-    /// Loads the graph and probes it with silence: wrong shapes, names or values are refused here.
+    /// Loads the graph and tries it on a tone: wrong names, shapes or values are refused here.
     pub fn load(spec: &SileroSpec) -> Result<Self, EngineError> {
-        let bytes = std::fs::read(&spec.path).map_err(|e| EngineError::ModelFile {
-            path: spec.path.clone(),
-            why: e.to_string(),
-        })?;
-        let invalid = |why: String| EngineError::InvalidModel {
-            path: spec.path.clone(),
-            why,
-        };
-        let env = environment()?;
-        let session =
-            session(env, &bytes).map_err(|e| invalid(format!("ONNX Runtime refused it: {e}")))?;
-        for name in ["input", "h", "c"] {
-            if !session.inputs().iter().any(|i| i.name() == name) {
-                return Err(invalid(format!(
-                    "it has no input named {name}: not the Silero VAD sequence graph"
-                )));
-            }
-        }
+        let session = checked::load(&spec.path, &ports())?;
         let model = Self {
             session: Arc::new(Mutex::new(session)),
         };
         let probe = VadBlock {
-            samples: vec![0.0; 2 * VAD_FRAME],
+            samples: checked::probe(FRAMES_A_CALL * VAD_FRAME),
             state: VadState::default(),
         };
         let out = model
             .lane()?
             .run(probe)
-            .map_err(|e| invalid(e.to_string()))?;
-        if out.probs.len() != 2 || out.probs.iter().any(|p| !(0.0..=1.0).contains(p)) {
-            return Err(invalid(format!(
-                "silence gives {:?}, which are no probabilities",
-                out.probs
-            )));
+            .map_err(|e| checked::refused(e, &spec.path))?;
+        if let Some(odd) = out.probs.iter().find(|p| !(0.0..=1.0).contains(*p)) {
+            return Err(EngineError::InvalidModel {
+                path: spec.path.clone(),
+                why: format!("it gives {odd}, which is no probability"),
+            });
         }
         Ok(model)
     }
 }
 
-fn session(env: &ort::environment::Environment, bytes: &[u8]) -> Result<Session, ort::Error> {
-    let mut builder = Session::builder(env)?
-        .with_intra_threads(1)?
-        .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?;
-    builder.commit_from_memory(bytes)
+/// What the graph must take and give.
+fn ports() -> Ports {
+    let state = [Some(1), Some(1), Some(HIDDEN as u64)];
+    Ports {
+        inputs: vec![
+            Port::f32("input", &[None, Some(ROW as u64)]),
+            Port::f32("h", &state),
+            Port::f32("c", &state),
+        ],
+        outputs: vec![
+            Port::f32("speech_probs", &[None]),
+            Port::f32("hn", &state),
+            Port::f32("cn", &state),
+        ],
+    }
 }
 
 impl VadModel for SileroModel {
@@ -125,7 +132,7 @@ impl SileroLane {
         let c =
             Array3::from_shape_vec((1, 1, HIDDEN), state.c).map_err(|e| failed(e.to_string()))?;
 
-        let ort_failed = |e: ort::Error| failed(e.to_string());
+        let ort_failed = |e: ort::Error| checked::error(TASK, &e);
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = session
             .run(ort::inputs![
@@ -171,7 +178,7 @@ fn rows(samples: &[f32], context: &[f32]) -> Vec<f32> {
 
 fn failed(why: String) -> EngineError {
     EngineError::Failed {
-        what: "voice activity detection".into(),
+        what: TASK.into(),
         why,
     }
 }

@@ -7,15 +7,73 @@
 //!
 //! Layout: `whisper_model_load` in whisper.cpp; the writer is `models/convert-pt-to-ggml.py` there.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
-const MAGIC: u32 = 0x6767_6d6c;
-const FILTER_BINS: i32 = 201;
+pub(super) const MAGIC: u32 = 0x6767_6d6c;
 const MAX_TOKEN_BYTES: u32 = 512;
 const MAX_NAME_BYTES: i32 = 128;
 /// Plain tokens of the English vocabulary; the multilingual one has one more.
 const VOCAB_ENGLISH: i32 = 51_864;
-const VOCAB_LARGEST: i32 = 51_866;
+
+/// What a model may be. There is one set for real files; another, for files of a few kilobytes, is for the fuzzer,
+/// which would spend its time on half a megabyte of vocabulary.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `n_vocab`.
+    pub vocabulary: RangeInclusive<i32>,
+    /// Fewest tokens that are written out; whisper.cpp makes up the specials.
+    pub least_tokens: i32,
+    /// `n_audio_ctx`.
+    pub audio_ctx: i32,
+    /// `n_text_ctx`.
+    pub text_ctx: i32,
+    /// `n_audio_state` and `n_text_state`.
+    pub widths: RangeInclusive<i32>,
+    /// Width of an attention head.
+    pub head: i32,
+    /// `n_mels`: one or the other.
+    pub mels: [i32; 2],
+    /// Frequencies that a mel filter weighs.
+    pub filter_bins: i32,
+}
+
+impl Limits {
+    /// Of Whisper's models, OpenAI's and those made after them.
+    pub const WHISPER: Self = Self {
+        vocabulary: VOCAB_ENGLISH..=51_866,
+        least_tokens: 50_256,
+        audio_ctx: 1500,
+        text_ctx: 448,
+        widths: 64..=1280,
+        head: 64,
+        mels: [80, 128],
+        filter_bins: 201,
+    };
+
+    /// For the fuzzer.
+    #[cfg(any(test, feature = "test-support"))]
+    pub const SMALL: Self = Self {
+        vocabulary: 3..=5,
+        least_tokens: 3,
+        audio_ctx: 2,
+        text_ctx: 2,
+        widths: 8..=32,
+        head: 8,
+        mels: [2, 3],
+        filter_bins: 3,
+    };
+}
+
+/// Bytes of a file's magic number and dimensions.
+pub const HEADER_BYTES: usize = 48;
+/// Bytes that are looked at in one go: few enough to stop soon, and a multiple of every number's size.
+const PIECE: usize = 16_384;
+/// All of these bits are set in what is no number.
+const F32_EXPONENT: u32 = 0x7f80_0000;
+const F16_EXPONENT: u16 = 0x7c00;
+/// ggml begins each tensor at a multiple of this.
+const TENSOR_ALIGNMENT: u64 = 32;
 
 /// The dimensions of a Whisper model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +115,13 @@ impl Header {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct TensorType {
-    id: i32,
+pub(super) struct TensorType {
+    pub id: i32,
     name: &'static str,
     block: u64,
     block_bytes: u64,
+    /// Half-precision numbers at the front of a block that all of it is multiplied by or added to.
+    scales: usize,
 }
 
 const F32: TensorType = TensorType {
@@ -69,32 +129,35 @@ const F32: TensorType = TensorType {
     name: "f32",
     block: 1,
     block_bytes: 4,
+    scales: 0,
 };
 const F16: TensorType = TensorType {
     id: 1,
     name: "f16",
     block: 1,
     block_bytes: 2,
+    scales: 0,
 };
 
 /// Type of the big matrices for a file type (`ggml_ftype_to_ggml_type`).
 fn tensor_type(ftype: i32) -> Option<TensorType> {
-    let quantised = |id, name, block_bytes| {
+    let quantised = |id, name, block_bytes, scales| {
         Some(TensorType {
             id,
             name,
             block: 32,
             block_bytes,
+            scales,
         })
     };
     match ftype.rem_euclid(1000) {
         0 => Some(F32),
         1 => Some(F16),
-        2 => quantised(2, "q4_0", 18),
-        3 => quantised(3, "q4_1", 20),
-        7 => quantised(8, "q8_0", 34),
-        8 => quantised(6, "q5_0", 22),
-        9 => quantised(7, "q5_1", 24),
+        2 => quantised(2, "q4_0", 18, 1),
+        3 => quantised(3, "q4_1", 20, 2),
+        7 => quantised(8, "q8_0", 34, 1),
+        8 => quantised(6, "q5_0", 22, 1),
+        9 => quantised(7, "q5_1", 24, 2),
         _ => None,
     }
 }
@@ -129,31 +192,68 @@ impl<'a> Reader<'a> {
         self.u32(what).map(|v| v as i32)
     }
 
-    fn i32_in(&mut self, what: &str, range: std::ops::RangeInclusive<i32>) -> Result<i32, String> {
+    fn i32_in(&mut self, what: &str, range: RangeInclusive<i32>) -> Result<i32, String> {
         let value = self.i32(what)?;
         if range.contains(&value) {
-            Ok(value)
+            return Ok(value);
+        }
+        Err(if range.start() == range.end() {
+            format!("{what} is {value}, not {}", range.start())
         } else {
-            Err(format!(
+            format!(
                 "{what} is {value}, not {} to {}",
                 range.start(),
                 range.end()
-            ))
-        }
+            )
+        })
     }
+}
+
+/// Dimensions from the first [`HEADER_BYTES`] of a file. What comes behind them is not looked at.
+pub fn peek(first: &[u8]) -> Result<Header, String> {
+    let mut r = Reader {
+        bytes: first,
+        at: 0,
+    };
+    read_header(&mut r, &Limits::WHISPER)
+}
+
+/// Bytes that the tensors of such a model take in memory.
+pub fn tensor_bytes(header: &Header) -> u64 {
+    expected_tensors(header)
+        .iter()
+        .map(|t| t.bytes().next_multiple_of(TENSOR_ALIGNMENT))
+        .sum()
+}
+
+/// Bytes of its largest tensor.
+pub fn largest_tensor_bytes(header: &Header) -> u64 {
+    expected_tensors(header)
+        .iter()
+        .map(Tensor::bytes)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Checks a whole file and returns its dimensions, or says what is wrong with it.
 pub fn validate(bytes: &[u8]) -> Result<Header, String> {
+    validate_by(&Limits::WHISPER, bytes)
+}
+
+/// The same for what `limits` allow.
+pub fn validate_by(limits: &Limits, bytes: &[u8]) -> Result<Header, String> {
     let mut r = Reader { bytes, at: 0 };
-    let header = read_header(&mut r)?;
-    read_filters(&mut r, &header)?;
-    read_vocabulary(&mut r, &header)?;
+    let header = read_header(&mut r, limits)?;
+    read_filters(&mut r, &header, limits)?;
+    read_vocabulary(&mut r, &header, limits)?;
     read_tensors(&mut r, &header)?;
     Ok(header)
 }
 
-fn read_header(r: &mut Reader) -> Result<Header, String> {
+fn read_header(r: &mut Reader, limits: &Limits) -> Result<Header, String> {
+    if r.bytes.is_empty() {
+        return Err("it is empty".into());
+    }
     let magic = r.u32("the magic number")?;
     if magic != MAGIC {
         return Err(match &bytes_of(magic) {
@@ -161,21 +261,23 @@ fn read_header(r: &mut Reader) -> Result<Header, String> {
             _ => format!("it does not begin like a ggml file (0x{magic:08x}, not 0x{MAGIC:08x})"),
         });
     }
+    let heads = 1..=limits.widths.end() / limits.head;
+    let exactly = |n: i32| n..=n;
     let header = Header {
-        n_vocab: r.i32_in("n_vocab", VOCAB_ENGLISH..=VOCAB_LARGEST)?,
-        n_audio_ctx: r.i32_in("n_audio_ctx", 1500..=1500)?,
-        n_audio_state: r.i32_in("n_audio_state", 64..=1280)?,
-        n_audio_head: r.i32_in("n_audio_head", 1..=20)?,
+        n_vocab: r.i32_in("n_vocab", limits.vocabulary.clone())?,
+        n_audio_ctx: r.i32_in("n_audio_ctx", exactly(limits.audio_ctx))?,
+        n_audio_state: r.i32_in("n_audio_state", limits.widths.clone())?,
+        n_audio_head: r.i32_in("n_audio_head", heads.clone())?,
         n_audio_layer: r.i32_in("n_audio_layer", 1..=32)?,
-        n_text_ctx: r.i32_in("n_text_ctx", 448..=448)?,
-        n_text_state: r.i32_in("n_text_state", 64..=1280)?,
-        n_text_head: r.i32_in("n_text_head", 1..=20)?,
+        n_text_ctx: r.i32_in("n_text_ctx", exactly(limits.text_ctx))?,
+        n_text_state: r.i32_in("n_text_state", limits.widths.clone())?,
+        n_text_head: r.i32_in("n_text_head", heads)?,
         n_text_layer: r.i32_in("n_text_layer", 1..=32)?,
-        n_mels: r.i32_in("n_mels", 80..=128)?,
+        n_mels: r.i32("n_mels")?,
         ftype: r.i32("ftype")?,
     };
-    if header.n_audio_head * 64 != header.n_audio_state
-        || header.n_text_head * 64 != header.n_text_state
+    if header.n_audio_head * limits.head != header.n_audio_state
+        || header.n_text_head * limits.head != header.n_text_state
         || header.n_audio_state != header.n_text_state
     {
         return Err(format!(
@@ -183,11 +285,18 @@ fn read_header(r: &mut Reader) -> Result<Header, String> {
             header.n_audio_state, header.n_audio_head, header.n_text_state, header.n_text_head
         ));
     }
-    if header.n_mels != 80 && header.n_mels != 128 {
-        return Err(format!("n_mels is {}, not 80 or 128", header.n_mels));
+    if !limits.mels.contains(&header.n_mels) {
+        let [few, many] = limits.mels;
+        return Err(format!("n_mels is {}, not {few} or {many}", header.n_mels));
     }
-    if header.ftype < 0 || tensor_type(header.ftype).is_none() {
+    let Some(kind) = tensor_type(header.ftype).filter(|_| header.ftype >= 0) else {
         return Err(format!("ftype {} is not known", header.ftype));
+    };
+    if !(header.n_audio_state as u64).is_multiple_of(kind.block) {
+        return Err(format!(
+            "it is {} wide, which {} cannot hold in blocks of {}",
+            header.n_audio_state, kind.name, kind.block
+        ));
     }
     Ok(header)
 }
@@ -196,33 +305,50 @@ fn bytes_of(magic: u32) -> [u8; 4] {
     magic.to_le_bytes()
 }
 
-fn read_filters(r: &mut Reader, header: &Header) -> Result<(), String> {
+fn read_filters(r: &mut Reader, header: &Header, limits: &Limits) -> Result<(), String> {
+    let bins = limits.filter_bins;
     r.i32_in("the filters' band count", header.n_mels..=header.n_mels)?;
-    r.i32_in("the filters' bin count", FILTER_BINS..=FILTER_BINS)?;
-    let data = r.take(4 * (header.n_mels * FILTER_BINS) as u64, "the mel filters")?;
-    finite_f32(data, "a mel filter")
+    r.i32_in("the filters' bin count", bins..=bins)?;
+    let data = r.take(4 * (header.n_mels * bins) as u64, "the mel filters")?;
+    finite(data, F32, "a mel filter")
 }
 
-fn read_vocabulary(r: &mut Reader, header: &Header) -> Result<(), String> {
-    let count = r.i32_in("the vocabulary's count", 50_256..=header.n_vocab)?;
-    let mut seen = HashSet::with_capacity(65_536);
+fn read_vocabulary(r: &mut Reader, header: &Header, limits: &Limits) -> Result<(), String> {
+    let what = "the vocabulary's count";
+    let count = r.i32_in(what, limits.least_tokens..=header.n_vocab)?;
+    // Where each token lies, to find those that stand twice: a set of slices would take five times the memory.
+    let mut places: Vec<(u32, u32)> = Vec::new();
     let mut empty = 0;
+    let mut space = false;
     for i in 0..count {
-        let len = r.u32("a token's length")?;
-        if len > MAX_TOKEN_BYTES {
-            return Err(format!("token {i} has {len} bytes, over {MAX_TOKEN_BYTES}"));
+        let length = r.u32("a token's length")?;
+        if length > MAX_TOKEN_BYTES {
+            return Err(format!(
+                "token {i} has {length} bytes, over {MAX_TOKEN_BYTES}"
+            ));
         }
-        let token = r.take(u64::from(len), "the vocabulary")?;
+        let at = r.at as u32;
+        let token = r.take(u64::from(length), "the vocabulary")?;
+        space |= token == b" ";
         if token.is_empty() {
             empty += 1;
-        } else if !seen.insert(token) {
-            return Err(format!("token {i} stands twice in the vocabulary"));
+        } else {
+            places.push((at, length));
         }
+    }
+    let bytes = r.bytes;
+    let token = |(at, length): (u32, u32)| &bytes[at as usize..(at + length) as usize];
+    places.sort_unstable_by(|a, b| token(*a).cmp(token(*b)));
+    if let Some(pair) = places.windows(2).find(|p| token(p[0]) == token(p[1])) {
+        return Err(format!(
+            "token \"{}\" stands twice in the vocabulary",
+            token(pair[0]).escape_ascii()
+        ));
     }
     if empty > 1 {
         return Err(format!("{empty} tokens are empty"));
     }
-    if !seen.contains(&b" "[..]) {
+    if !space {
         return Err("the vocabulary has no single space".into());
     }
     Ok(())
@@ -230,7 +356,12 @@ fn read_vocabulary(r: &mut Reader, header: &Header) -> Result<(), String> {
 
 fn read_tensors(r: &mut Reader, header: &Header) -> Result<(), String> {
     let expected = expected_tensors(header);
-    let mut seen = HashSet::with_capacity(expected.len());
+    let numbers: HashMap<&str, usize> = expected
+        .iter()
+        .enumerate()
+        .map(|(n, tensor)| (tensor.name.as_str(), n))
+        .collect();
+    let mut seen = vec![false; expected.len()];
     while r.at < r.bytes.len() {
         let n_dims = r.i32_in("a tensor's number of dimensions", 1..=3)?;
         let name_len = r.i32_in("a tensor's name length", 1..=MAX_NAME_BYTES)?;
@@ -241,56 +372,74 @@ fn read_tensors(r: &mut Reader, header: &Header) -> Result<(), String> {
         }
         let name = std::str::from_utf8(r.take(name_len as u64, "a tensor's name")?)
             .map_err(|_| "a tensor's name is not text".to_owned())?;
-        let Some(want) = expected.iter().find(|t| t.name == name) else {
+        let Some(&number) = numbers.get(name) else {
             return Err(format!(
-                "it has a tensor {name}, which a Whisper model of its size has not"
+                "it has a tensor {}, which a Whisper model of its size has not",
+                name.escape_debug()
             ));
         };
-        if !seen.insert(want.name.as_str()) {
+        let want = &expected[number];
+        if seen[number] {
             return Err(format!("tensor {name} stands twice"));
         }
+        seen[number] = true;
         if dims != want.dims || type_id != want.kind.id {
             return Err(format!(
                 "tensor {name} is {dims:?} of type {type_id}, not {:?} of type {}",
                 want.dims, want.kind.id
             ));
         }
-        let elements: u64 = dims.iter().product();
-        let data = r.take(elements / want.kind.block * want.kind.block_bytes, name)?;
-        if want.kind == F32 {
-            finite_f32(data, name)?;
-        }
+        finite(r.take(want.bytes(), name)?, want.kind, name)?;
     }
-    if seen.len() != expected.len() {
-        return Err(format!(
-            "it has {} tensors of {}",
-            seen.len(),
-            expected.len()
-        ));
+    let there = seen.iter().filter(|s| **s).count();
+    match seen.iter().position(|s| !s) {
+        None => Ok(()),
+        Some(first) => Err(format!(
+            "it has {there} tensors of {}: {} is missing",
+            expected.len(),
+            expected[first].name
+        )),
     }
-    Ok(())
 }
 
-fn finite_f32(data: &[u8], what: &str) -> Result<(), String> {
-    let bad = data
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .any(|b| !f32::from_le_bytes(*b).is_finite());
-    if bad {
-        Err(format!("{what} holds values that are not numbers"))
-    } else {
+/// Looks at every number of an f32 or f16 tensor, and at the scales of each quantised block.
+fn finite(data: &[u8], kind: TensorType, what: &str) -> Result<(), String> {
+    let good = match kind.id {
+        0 => data.chunks(PIECE).all(|piece| {
+            let bad = |b: &[u8; 4]| u32::from_le_bytes(*b) & F32_EXPONENT == F32_EXPONENT;
+            !piece.as_chunks().0.iter().fold(false, |n, b| n | bad(b))
+        }),
+        1 => data.chunks(PIECE).all(|piece| {
+            let bad = |b: &[u8; 2]| u16::from_le_bytes(*b) & F16_EXPONENT == F16_EXPONENT;
+            !piece.as_chunks().0.iter().fold(false, |n, b| n | bad(b))
+        }),
+        _ => data.chunks_exact(kind.block_bytes as usize).all(|block| {
+            block[..2 * kind.scales].as_chunks().0.iter().all(|b| {
+                let scale = u16::from_le_bytes(*b);
+                scale & F16_EXPONENT != F16_EXPONENT
+            })
+        }),
+    };
+    if good {
         Ok(())
+    } else {
+        Err(format!("{what} holds values that are not numbers"))
     }
 }
 
-struct Tensor {
-    name: String,
-    dims: [u64; 3],
-    kind: TensorType,
+pub(super) struct Tensor {
+    pub name: String,
+    pub dims: [u64; 3],
+    pub kind: TensorType,
 }
 
-fn expected_tensors(h: &Header) -> Vec<Tensor> {
+impl Tensor {
+    pub fn bytes(&self) -> u64 {
+        self.dims.iter().product::<u64>() / self.kind.block * self.kind.block_bytes
+    }
+}
+
+pub(super) fn expected_tensors(h: &Header) -> Vec<Tensor> {
     let wide = tensor_type(h.ftype).unwrap_or(F16);
     let conv = if wide == F32 { F32 } else { F16 };
     let (d, mels) = (h.n_audio_state as u64, h.n_mels as u64);
@@ -364,80 +513,12 @@ fn expected_tensors(h: &Header) -> Vec<Tensor> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::made::{self, Weights, smallest};
     use super::*;
-
-    /// A model of one layer and width 64 with zero weights, as bytes.
-    pub(super) fn tiny_model() -> Vec<u8> {
-        let h = Header {
-            n_vocab: VOCAB_ENGLISH,
-            n_audio_ctx: 1500,
-            n_audio_state: 64,
-            n_audio_head: 1,
-            n_audio_layer: 1,
-            n_text_ctx: 448,
-            n_text_state: 64,
-            n_text_head: 1,
-            n_text_layer: 1,
-            n_mels: 80,
-            ftype: 1,
-        };
-        let mut out = MAGIC.to_le_bytes().to_vec();
-        let int = |out: &mut Vec<u8>, v: i32| out.extend(v.to_le_bytes());
-        for v in [
-            h.n_vocab,
-            h.n_audio_ctx,
-            h.n_audio_state,
-            h.n_audio_head,
-            h.n_audio_layer,
-            h.n_text_ctx,
-            h.n_text_state,
-            h.n_text_head,
-            h.n_text_layer,
-            h.n_mels,
-            h.ftype,
-        ] {
-            int(&mut out, v);
-        }
-        int(&mut out, 80);
-        int(&mut out, FILTER_BINS);
-        out.resize(out.len() + 4 * 80 * 201, 0);
-        int(&mut out, 50_257);
-        for i in 0..50_257 {
-            let token = if i == 220 {
-                " ".to_owned()
-            } else {
-                format!("t{i}")
-            };
-            int(&mut out, token.len() as i32);
-            out.extend(token.as_bytes());
-        }
-        for t in expected_tensors(&h) {
-            let n_dims = if t.dims[2] > 1 {
-                3
-            } else if t.dims[1] > 1 {
-                2
-            } else {
-                1
-            };
-            int(&mut out, n_dims);
-            int(&mut out, t.name.len() as i32);
-            int(&mut out, t.kind.id);
-            for dim in &t.dims[..n_dims as usize] {
-                int(&mut out, *dim as i32);
-            }
-            out.extend(t.name.as_bytes());
-            let elements: u64 = t.dims.iter().product();
-            out.resize(
-                out.len() + (elements / t.kind.block * t.kind.block_bytes) as usize,
-                0,
-            );
-        }
-        out
-    }
 
     #[test]
     fn a_whole_model_is_accepted() {
-        let header = validate(&tiny_model()).unwrap();
+        let header = validate(&smallest().bytes).unwrap();
 
         assert_eq!(header.n_audio_state, 64);
         assert_eq!(header.type_name(), "f16");
@@ -446,7 +527,7 @@ mod tests {
 
     #[test]
     fn a_file_cut_anywhere_is_refused() {
-        let model = tiny_model();
+        let model = smallest().bytes;
 
         for cut in (0..model.len())
             .step_by(model.len() / 97)
@@ -461,31 +542,46 @@ mod tests {
     }
 
     #[test]
-    fn junk_behind_the_last_tensor_is_refused() {
-        let mut model = tiny_model();
-        model.extend([7; 100]);
+    fn each_type_of_weights_is_accepted_and_no_number_among_them_is_refused() {
+        // A number in the middle of f32 and f16; the second scale of a block that has two.
+        let cases = [
+            (0, "f32", 4 * 100, 4),
+            (1, "f16", 2 * 100, 2),
+            (2, "q4_0", 18 * 3, 2),
+            (3, "q4_1", 20 * 3 + 2, 2),
+            (7, "q8_0", 34 * 3, 2),
+            (8, "q5_0", 22 * 3, 2),
+            (9, "q5_1", 24 * 3 + 2, 2),
+        ];
+        for (ftype, name, at, size) in cases {
+            let header = made::header(64, 1, 51_865, 80, ftype);
+            let made = made::model(&header, 50_258, Weights::Zero);
+            let accepted = validate(&made.bytes).unwrap();
+            assert_eq!(accepted.type_name(), name);
 
-        assert!(validate(&model).is_err());
-    }
-
-    #[test]
-    fn every_wrong_header_field_is_refused() {
-        let model = tiny_model();
-
-        for field in 1..=11 {
-            for value in [-1i32, 0, 1 << 28, i32::MAX, 99] {
-                let mut bad = model.clone();
-                bad[field * 4..field * 4 + 4].copy_from_slice(&value.to_le_bytes());
-                // ftype 0 is f32, which the tensors then contradict.
-                assert!(validate(&bad).is_err(), "field {field} = {value}");
+            let bad = made.tensor("decoder.blocks.0.mlp.0.weight").data + at;
+            for filling in [0xff, 0x7c] {
+                let mut bytes = made.bytes.clone();
+                bytes[bad..bad + size].fill(filling);
+                // 0x7c7c is no number in half precision, and one in single.
+                let is_number = ftype == 0 && filling == 0x7c;
+                let outcome = validate(&bytes);
+                assert_eq!(outcome.is_ok(), is_number, "{name}: {outcome:?}");
             }
         }
     }
 
     #[test]
-    fn foreign_files_are_named() {
-        assert!(validate(b"GGUF\x03\0\0\0").unwrap_err().contains("GGUF"));
-        assert!(validate(b"RIFF....WAVE").unwrap_err().contains("ggml"));
-        assert!(validate(b"").is_err());
+    fn a_header_alone_tells_the_dimensions() {
+        let made = smallest();
+
+        let header = peek(&made.bytes[..HEADER_BYTES]).unwrap();
+
+        assert_eq!(header, validate(&made.bytes).unwrap());
+        assert!(
+            peek(&made.bytes[..HEADER_BYTES - 1])
+                .unwrap_err()
+                .contains("ftype")
+        );
     }
 }

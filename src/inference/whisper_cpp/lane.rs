@@ -6,14 +6,13 @@ use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use whisper_rs::{FullParams, SamplingStrategy, WhisperError, WhisperState};
 
 use super::{ContextBox, language_id, native_init};
 use crate::inference::{
-    BatchParams, Decoded, EngineError, Language, MAX_WINDOW_SAMPLES, ResultSink, SpeechModelInfo,
-    SpeechToText, Token, Window, WindowSource,
+    BatchParams, CancelToken, Decoded, EngineError, Language, MAX_WINDOW_SAMPLES, ResultSink,
+    SpeechModelInfo, SpeechToText, Token, Window, WindowSource, pages,
 };
 use crate::transcript::Task;
 
@@ -25,7 +24,7 @@ const MIN_SAMPLES: usize = 16_000;
 /// Most decoders that whisper.cpp has.
 const MAX_DECODERS: u32 = 8;
 /// Tokens a window may have: whisper.cpp stops at half of its 448 positions in any case.
-const MAX_TOKENS: i32 = 220;
+pub(super) const MAX_TOKENS: i32 = 220;
 /// A tenth of a millisecond grid: whisper.cpp counts times in hundredths of a second.
 const SAMPLES_PER_CENTISECOND: i64 = 160;
 /// Longest prompt in characters, longest word in it: whisper.cpp's tokeniser recurses over a word.
@@ -33,6 +32,16 @@ const MAX_PROMPT_CHARS: usize = 1_000;
 const MAX_PROMPT_WORD: usize = 64;
 /// Tokens of a prompt that the decoder has room for.
 const MAX_PROMPT_TOKENS: usize = 223;
+/// Most tokens of one decoder pass: a full prompt, or a full text once more for its word times, with their marks.
+pub(super) const WIDEST_PASS: usize = MAX_PROMPT_TOKENS + 5;
+/// Decoders that a lane has room for from the start: the default's beams, and the samples of a later pass.
+pub(super) const WARM_DECODERS: u32 = 4;
+/// Any word.
+const WARM_TOKEN: i32 = 1000;
+/// Encoder positions of the warm-up on the processor: 1.28 s.
+const WARM_AUDIO_CTX: i32 = 64;
+/// Sound of ten frames: whisper.cpp takes it, and ends before the encoder because so little is left to do.
+const NO_PASS_SAMPLES: usize = 1_700;
 /// A jump of the alignment between neighbouring tokens that is worth reporting, in samples: 3 s.
 const GAP_SAMPLES: u32 = 3 * 16_000;
 
@@ -41,6 +50,19 @@ struct ParamKey {
     language: String,
     beam: u32,
     best_of: u32,
+}
+
+/// Decoders side by side that whisper.cpp makes room for.
+pub(super) fn decoders(batch: &BatchParams) -> u32 {
+    batch.beam.clamp(1, MAX_DECODERS).max(samples_drawn(batch))
+}
+
+fn samples_drawn(batch: &BatchParams) -> u32 {
+    if batch.temperature > 0.0 {
+        batch.best_of.clamp(1, MAX_DECODERS)
+    } else {
+        1
+    }
 }
 
 /// See the module.
@@ -63,6 +85,7 @@ impl Lane {
         info: &SpeechModelInfo,
         threads: u32,
         path: &Path,
+        on_card: bool,
     ) -> Result<Self, EngineError> {
         let guard = native_init();
         let state = context
@@ -72,7 +95,7 @@ impl Lane {
                 what: format!("a decoder state for {} ({e})", path.display()),
             })?;
         drop(guard);
-        Ok(Self {
+        let mut lane = Self {
             context,
             state: Some(ManuallyDrop::new(state)),
             multilingual: info.multilingual,
@@ -80,7 +103,52 @@ impl Lane {
             name: info.name.clone(),
             params: HashMap::new(),
             prompts: HashMap::new(),
-        })
+        };
+        lane.warm_up(on_card)?;
+        Ok(lane)
+    }
+
+    /// Has whisper.cpp make its caches as wide and its buffers as full as they will ever be: otherwise they grow
+    /// hours later, at the first window with more text than any before, and a process that fitted does no more.
+    /// The compute buffers have their pages already (`native/touched.h`); docs/adr/0007-lanes-at-their-largest.md has
+    /// what it costs. On a card ggml keeps room for products of matrices that grows in the same way, and takes the whole
+    /// process with it where there is none left: there the first pass is as long and as wide as any.
+    fn warm_up(&mut self, on_card: bool) -> Result<(), EngineError> {
+        let batch = BatchParams {
+            beam: WARM_DECODERS,
+            ..BatchParams::default()
+        };
+        let mut params = self.base_params("en", &batch);
+        params.set_no_timestamps(true);
+        params.set_single_segment(true);
+        params.set_max_tokens(1);
+        let widest = [WARM_TOKEN; MAX_PROMPT_TOKENS];
+        if on_card {
+            params.set_tokens(&widest);
+        } else {
+            params.set_audio_ctx(WARM_AUDIO_CTX);
+        }
+        // Too short for a pass of the encoder, and it sets the encoder's context back: the language of the next
+        // window would be heard from its first 1.28 s.
+        let back = self.base_params("en", &BatchParams::default());
+        let state = self.state()?;
+        let outcome = state
+            .full(params, &[0.0; MIN_SAMPLES])
+            .and_then(|()| state.full(back, &[0.0; NO_PASS_SAMPLES]));
+        if let Err(error) = outcome {
+            if let WhisperError::GenericError(-7) = error {
+                // As in `failure`: it is freed already.
+                self.state = None;
+            }
+            return Err(EngineError::OutOfMemory {
+                what: format!("a first pass of {} ({})", self.name, reason(&error)),
+            });
+        }
+        // whisper.cpp reserves a row of logits for each of 448 tokens, and fills as many as a pass has.
+        if let Ok(logits) = state.get_logits() {
+            pages::take(logits.as_ptr() as usize, size_of_val(logits) * WIDEST_PASS);
+        }
+        Ok(())
     }
 
     fn decode(&mut self, window: &Window, batch: &BatchParams) -> Result<Decoded, EngineError> {
@@ -96,11 +164,10 @@ impl Lane {
         if !prompt.is_empty() {
             params.set_tokens(&prompt);
         }
-        let flag = Arc::clone(window.cancel.flag());
-        // SAFETY: `abort` reads an AtomicBool through the pointer; `flag` keeps it alive until after `full`.
+        // SAFETY: `abort` reads a CancelToken through the pointer; `window` outlives `full`.
         unsafe {
             params.set_abort_callback(Some(abort));
-            params.set_abort_callback_user_data(Arc::as_ptr(&flag) as *mut c_void);
+            params.set_abort_callback_user_data((&raw const window.cancel) as *mut c_void);
         }
 
         let outcome = self.state()?.full(params, &samples);
@@ -151,11 +218,7 @@ impl Lane {
         let key = ParamKey {
             language: language.to_owned(),
             beam: batch.beam.clamp(1, MAX_DECODERS),
-            best_of: if batch.temperature > 0.0 {
-                batch.best_of.clamp(1, MAX_DECODERS)
-            } else {
-                1
-            },
+            best_of: samples_drawn(batch),
         };
         let threads = self.threads;
         let params = self.params.entry(key.clone()).or_insert_with(|| {
@@ -343,7 +406,13 @@ impl SpeechToText for Lane {
         // whisper.cpp decodes one window at a time: the rest of a batch is for the other lanes.
         while let Some(window) = source.next() {
             let result = self.decode(&window, params);
+            if let Err(error @ EngineError::OutOfMemory { .. }) = result {
+                // The window has no answer: whoever runs the lane may make room and do it again.
+                return Err(error);
+            }
             sink.push(window.id, result);
+            // The passing copies of the sound and of the attention: the C library keeps them for later otherwise.
+            pages::trim();
             if self.state.is_none() {
                 return Err(EngineError::OutOfMemory {
                     what: format!("a lane of {}", self.name),
@@ -359,13 +428,14 @@ impl Drop for Lane {
         if let Some(state) = self.state.take() {
             let _guard = native_init();
             drop(ManuallyDrop::into_inner(state));
+            pages::give_back();
         }
     }
 }
 
-unsafe extern "C" fn abort(flag: *mut c_void) -> bool {
-    // SAFETY: set together with the callback to an AtomicBool that outlives the call.
-    unsafe { &*(flag as *const AtomicBool) }.load(Ordering::Acquire)
+unsafe extern "C" fn abort(token: *mut c_void) -> bool {
+    // SAFETY: set together with the callback to a token that outlives the call.
+    unsafe { &*(token as *const CancelToken) }.is_cancelled()
 }
 
 /// Finite samples, long enough for whisper.cpp, no longer than the encoder's context.
@@ -444,7 +514,9 @@ fn reason(error: &WhisperError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{WhisperCppModel, WhisperCppSpec, made};
     use super::*;
+    use crate::inference::{CancelToken, SpeechModel};
 
     #[test]
     fn samples_that_are_no_numbers_become_silence() {
@@ -452,6 +524,53 @@ mod tests {
 
         assert_eq!(&out[..4], &[0.0, 0.0, 1.0, 0.5]);
         assert_eq!(out.len(), MIN_SAMPLES);
+    }
+
+    #[test]
+    fn the_language_is_heard_from_the_whole_window_from_the_first_one_on() {
+        let header = made::header(64, 1, 51_865, 80, 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("noise.bin");
+        let file = made::model(&header, 50_257, made::Weights::Noise);
+        std::fs::write(&path, file.bytes).unwrap();
+        let spec = WhisperCppSpec {
+            path: path.clone(),
+            name: "noise".into(),
+            cuda_device: None,
+            threads: 1,
+            word_times: false,
+            word_time_offset: 0,
+        };
+        let model = WhisperCppModel::load(&spec).unwrap();
+        let context = Arc::clone(&model.context);
+        let mut lane = Lane::new(context, model.info(), 1, &path, false).unwrap();
+        let sound: Vec<f32> = (0..10 * 16_000u32)
+            .map(|n| ((n / 1000 * n) % 1000) as f32 / 1000.0 - 0.5)
+            .collect();
+        let window = Window {
+            id: 1,
+            samples: sound.clone().into(),
+            language: Language::Auto,
+            task: Task::Transcribe,
+            prompt: String::new(),
+            vocabulary: Vec::new(),
+            cancel: CancelToken::default(),
+        };
+        // What the decoder says behind the start depends on all that the encoder was given.
+        let heard = |lane: &mut Lane| {
+            lane.language(&window, &sound).unwrap();
+            let state = lane.state().unwrap();
+            state.decode(&[50_258], 0, 1).unwrap();
+            state.get_logits().unwrap().to_vec()
+        };
+
+        let first = heard(&mut lane);
+        let params = lane.base_params("en", &BatchParams::default());
+        lane.state().unwrap().full(params, &sound).unwrap();
+        let later = heard(&mut lane);
+
+        assert!(first.iter().any(|l| *l != first[0]), "all alike");
+        assert_eq!(first, later);
     }
 
     #[test]

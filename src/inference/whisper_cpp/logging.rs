@@ -31,6 +31,13 @@ pub fn set_sink(sink: Sink) {
     let _ = SINK.set(sink);
 }
 
+/// Hands on a line that another process has logged.
+pub(in crate::inference) fn forward(level: Level, line: &str) {
+    if let Some(sink) = SINK.get() {
+        sink(level, line);
+    }
+}
+
 /// Installs the callbacks. Must come before the first context; further calls do nothing.
 pub(super) fn install() {
     // SAFETY: the callback is a plain function that lives as long as the process and takes no user data.

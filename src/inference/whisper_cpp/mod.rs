@@ -7,23 +7,34 @@
 
 #![allow(unsafe_code)]
 
+mod alignment;
+pub(super) mod cuda;
+mod footprint;
 pub mod header;
 mod lane;
 pub mod logging;
+#[cfg(any(test, feature = "test-support"))]
+pub mod made;
 
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use whisper_rs::{
-    DtwMode, DtwModelPreset, DtwParameters, WhisperContext, WhisperContextParameters,
+use whisper_rs::{DtwParameters, WhisperContext, WhisperContextParameters};
+
+use super::{
+    BatchParams, EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, pages,
 };
-
-use super::{EngineError, SpeechModel, SpeechModelInfo, SpeechToText};
-use header::Header;
+use alignment::Alignment;
+use footprint::Memory;
 
 /// One at a time: context load, state creation and both ends. ggml's GPU back-ends keep globals that are
 /// written without a lock, and nothing is lost by it.
 static NATIVE_INIT: Mutex<()> = Mutex::new(());
+
+/// A third of what a thread of a machine of 2020 does with f16 weights.
+const SLOW_OPERATIONS_PER_SECOND: f64 = 10e9;
 
 fn native_init() -> std::sync::MutexGuard<'static, ()> {
     NATIVE_INIT.lock().unwrap_or_else(PoisonError::into_inner)
@@ -40,8 +51,73 @@ pub struct WhisperCppSpec {
     pub cuda_device: Option<u32>,
     /// Threads of a lane: 1 for files, up to 2 for live.
     pub threads: u32,
+    /// Word times from the model's attention: a pass more over each text, and its memory. Decided at the load.
+    pub word_times: bool,
     /// Constant lateness of this model's word times, in samples.
     pub word_time_offset: i32,
+}
+
+impl WhisperCppSpec {
+    /// What the model takes, from the first bytes of its file and these settings.
+    pub fn footprint(&self) -> Result<Footprint, EngineError> {
+        let mut first = [0; header::HEADER_BYTES];
+        let mut file = open(&self.path)?;
+        let mut read = 0;
+        while read < first.len() {
+            match file.read(&mut first[read..]) {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => {
+                    return Err(EngineError::ModelFile {
+                        path: self.path.clone(),
+                        why: e.to_string(),
+                    });
+                }
+            }
+        }
+        let header = header::peek(&first[..read]).map_err(|why| EngineError::InvalidModel {
+            path: self.path.clone(),
+            why,
+        })?;
+        let memory = if self.cuda_device.is_some() {
+            Memory::Card
+        } else {
+            Memory::Host
+        };
+        Ok(footprint::footprint(&header, self.word_times, memory))
+    }
+
+    /// Decoders that `params` ask for beyond those that a lane has room for.
+    pub fn extra_decoders(params: &BatchParams) -> u32 {
+        lane::decoders(params).saturating_sub(lane::WARM_DECODERS)
+    }
+
+    /// `params` with no more decoders than a lane has room for.
+    pub fn within_a_lane(params: &BatchParams) -> BatchParams {
+        BatchParams {
+            beam: params.beam.min(lane::WARM_DECODERS),
+            best_of: params.best_of.min(lane::WARM_DECODERS),
+            ..params.clone()
+        }
+    }
+
+    /// What a thread of a slow machine takes to encode a window; nothing where the file cannot be read.
+    pub(super) fn expected_window(&self) -> Duration {
+        let mut head = [0; 64];
+        let read = open(&self.path)
+            .ok()
+            .and_then(|mut file| file.read_exact(&mut head).ok())
+            .and_then(|()| header::peek(&head).ok());
+        read.map_or(Duration::ZERO, |header| {
+            let positions = f64::from(header.n_audio_ctx);
+            let width = f64::from(header.n_audio_state);
+            // Matrices of twelve times width by width, and each position looks at all others, twice.
+            let layer = 12.0 * width * width * positions + 2.0 * positions * positions * width;
+            let operations = 2.0 * layer * f64::from(header.n_audio_layer);
+            Duration::from_secs_f64(operations / SLOW_OPERATIONS_PER_SECOND)
+        })
+    }
 }
 
 /// A loaded ggml model.
@@ -50,6 +126,7 @@ pub struct WhisperCppModel {
     info: SpeechModelInfo,
     threads: u32,
     path: PathBuf,
+    on_card: bool,
 }
 
 /// The context with its end under the same lock as its start.
@@ -68,6 +145,7 @@ impl Drop for ContextBox {
     fn drop(&mut self) {
         let _guard = native_init();
         self.0 = None;
+        pages::give_back();
     }
 }
 
@@ -77,7 +155,8 @@ impl WhisperCppModel {
     pub fn load(spec: &WhisperCppSpec) -> Result<Self, EngineError> {
         let file = open(&spec.path)?;
         // SAFETY: the mapping is private to us and only read. Somebody who shortens the file meanwhile
-        // would raise SIGBUS; models are replaced by rename, never rewritten in place.
+        // would raise SIGBUS; models are replaced by rename, never rewritten in place, and one that is all the
+        // same is noticed below.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| EngineError::ModelFile {
             path: spec.path.clone(),
             why: e.to_string(),
@@ -86,6 +165,7 @@ impl WhisperCppModel {
             path: spec.path.clone(),
             why,
         };
+        let before = moment(&file);
         let header = header::validate(&bytes).map_err(invalid)?;
         if spec.cuda_device.is_some() && !cfg!(feature = "cuda") {
             return Err(EngineError::Unsupported(
@@ -96,18 +176,27 @@ impl WhisperCppModel {
         }
 
         logging::install();
+        let guard = native_init();
+        let card = spec.cuda_device.map(cuda::device).transpose()?;
         let parameters = WhisperContextParameters {
-            use_gpu: spec.cuda_device.is_some(),
-            gpu_device: spec.cuda_device.unwrap_or(0) as i32,
+            use_gpu: card.is_some(),
+            gpu_device: card.unwrap_or(0),
             // Flash attention switches word times off and is slower on a CPU.
             flash_attn: false,
-            dtw_parameters: alignment(&header),
+            dtw_parameters: if spec.word_times {
+                Alignment::of(&header).parameters()
+            } else {
+                DtwParameters::default()
+            },
         };
 
-        let guard = native_init();
         let context = WhisperContext::new_from_buffer_with_params(&bytes, parameters)
             .map_err(|e| invalid(format!("whisper.cpp refused it: {e}")))?;
         drop(guard);
+        let context = Arc::new(ContextBox(Some(context)));
+        if moment(&file) != before {
+            return Err(invalid("it was written to while it was read".into()));
+        }
 
         let info = SpeechModelInfo {
             name: spec.name.clone(),
@@ -122,10 +211,11 @@ impl WhisperCppModel {
             word_time_offset: spec.word_time_offset,
         };
         Ok(Self {
-            context: Arc::new(ContextBox(Some(context))),
+            context,
             info,
             threads: spec.threads.clamp(1, 64),
             path: spec.path.clone(),
+            on_card: spec.cuda_device.is_some(),
         })
     }
 }
@@ -136,11 +226,7 @@ impl SpeechModel for WhisperCppModel {
     }
 
     fn knows_language(&self, code: &str) -> bool {
-        if self.info.multilingual {
-            language_id(code).is_some()
-        } else {
-            code == "en"
-        }
+        knows_language(self.info.multilingual, code)
     }
 
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError> {
@@ -149,6 +235,7 @@ impl SpeechModel for WhisperCppModel {
             &self.info,
             self.threads,
             &self.path,
+            self.on_card,
         )?))
     }
 }
@@ -168,6 +255,21 @@ fn open(path: &Path) -> Result<std::fs::File, EngineError> {
     std::fs::File::open(path).map_err(|e| failed(e.to_string()))
 }
 
+/// Whether a model, multilingual or not, knows this ISO 639-1 code.
+pub(super) fn knows_language(multilingual: bool, code: &str) -> bool {
+    if multilingual {
+        language_id(code).is_some()
+    } else {
+        code == "en"
+    }
+}
+
+/// Length and time of the last change: those of the file that is open, whatever its name means by now.
+fn moment(file: &std::fs::File) -> Option<(u64, SystemTime)> {
+    let meta = file.metadata().ok()?;
+    Some((meta.len(), meta.modified().ok()?))
+}
+
 /// whisper.cpp's number of a language, checked first: an unknown one would give wrong text silently.
 fn language_id(code: &str) -> Option<i32> {
     let plain = code.len() <= 3 && code.bytes().all(|b| b.is_ascii_lowercase());
@@ -180,44 +282,12 @@ fn language_id(code: &str) -> Option<i32> {
 
 /// Instruction sets that this build of ggml uses.
 pub fn simd() -> Vec<&'static str> {
+    // A build with CUDA looks for cards at the first call, and says what it finds.
+    logging::install();
     whisper_rs::print_system_info()
         .split(['|', ':'])
         .filter_map(|part| part.trim().strip_suffix("= 1"))
         .map(str::trim)
         .filter(|name| !name.is_empty())
         .collect()
-}
-
-/// Heads that follow the sound, for the word times; from the table of OpenAI's models by their size.
-fn alignment(header: &Header) -> DtwParameters<'static> {
-    let preset = match (
-        header.n_audio_state,
-        header.n_text_layer,
-        header.multilingual(),
-    ) {
-        (384, 4, false) => Some((DtwModelPreset::TinyEn, 8)),
-        (384, 4, true) => Some((DtwModelPreset::Tiny, 6)),
-        (512, 6, false) => Some((DtwModelPreset::BaseEn, 5)),
-        (512, 6, true) => Some((DtwModelPreset::Base, 8)),
-        (768, 12, false) => Some((DtwModelPreset::SmallEn, 19)),
-        (768, 12, true) => Some((DtwModelPreset::Small, 10)),
-        (1024, 24, false) => Some((DtwModelPreset::MediumEn, 18)),
-        (1024, 24, true) => Some((DtwModelPreset::Medium, 6)),
-        (1280, 32, true) if header.n_mels == 128 => Some((DtwModelPreset::LargeV3, 10)),
-        (1280, 32, true) => Some((DtwModelPreset::LargeV2, 23)),
-        (1280, 4, true) => Some((DtwModelPreset::LargeV3Turbo, 6)),
-        _ => None,
-    };
-    // Distilled and made-up models: all heads of the upper half, OpenAI's default.
-    let upper = (header.n_text_layer / 2).max(1);
-    let (mode, heads) = match preset {
-        Some((model_preset, heads)) => (DtwMode::ModelPreset { model_preset }, heads),
-        None => (
-            DtwMode::TopMost { n_top: upper },
-            (upper * header.n_text_head) as usize,
-        ),
-    };
-    // tokens x positions x heads, four copies in f32; whisper.cpp aborts if it is too little.
-    let dtw_mem_size = 448 * 1500 * heads * 4 * 4 + (32 << 20);
-    DtwParameters { mode, dtw_mem_size }
 }

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Which local speakers of a recording are one person.
+//!
+//! In two stages. Vectors of windows are joined by centroid linkage (as pyannote 3.1 does it), with a threshold that rather
+//! parts one person than joins two; then centroids, which vary less than single windows, are joined while two are nearer
+//! than a second threshold, and each vector goes to the nearest. Thresholds belong to the model of the vectors.
+
+use std::collections::BTreeMap;
+
+use kodama::{Method, linkage};
+
+/// Vectors that are linked at most; more are thinned out evenly: linkage grows with the square of their number and
+/// faster, while a person who talks for seconds is in several of them. The rest goes to the nearest centroid.
+const LINKED_MOST: usize = 2000;
+/// Rounds of the second stage at most. It ends by itself: each merge leaves fewer.
+const ROUNDS_MOST: usize = 1000;
+/// Moves of vectors between centroids before what is there is taken.
+const MOVES_MOST: usize = 10;
+
+/// How people are told apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clustering {
+    /// Distance of unit vectors (0 to 2) up to which the first stage links.
+    pub link: f32,
+    /// Cosine distance (0 to 2) under which two people are one.
+    pub merge: f32,
+    /// Least vectors of a person in the first stage; where a recording has few, a tenth of them.
+    pub least: usize,
+    /// Fewest people.
+    pub min: usize,
+    /// Most people.
+    pub max: usize,
+}
+
+/// People as their centroids, of length 1.
+pub type Centroids = Vec<Vec<f32>>;
+
+/// The centroids of those who are in `vectors`, all of length 1. Empty if there are none.
+pub fn people(vectors: &[&[f32]], how: &Clustering) -> Centroids {
+    if vectors.is_empty() || how.max == 0 {
+        return Vec::new();
+    }
+    let every = vectors.len().div_ceil(LINKED_MOST);
+    let thinned: Vec<&[f32]> = vectors.iter().step_by(every).copied().collect();
+    let least = how.least.div_ceil(every);
+    let tree = Tree::of(&thinned);
+    let labels = tree.cut(how.link);
+    let mut centroids = large(&thinned, &labels, least);
+    settle(&mut centroids, vectors, how.merge, how.min.max(1));
+    while centroids.len() > how.max {
+        let (a, b, _) = nearest_pair(&centroids);
+        join(&mut centroids, vectors, a, b);
+    }
+    if centroids.len() < how.min {
+        // The highest cut that gives enough of them, if there is one whose people are no mere outliers.
+        let more = tree.heights().into_iter().rev().find_map(|height| {
+            let found = of_size(&thinned, &tree.cut(height - f32::EPSILON), 2);
+            (found.len() >= how.min).then_some(found)
+        });
+        if let Some(more) = more {
+            centroids = more;
+            while centroids.len() > how.max.min(how.min) {
+                let (a, b, _) = nearest_pair(&centroids);
+                join(&mut centroids, vectors, a, b);
+            }
+        }
+    }
+    centroids
+}
+
+/// Cosine similarity of vectors of length 1.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// Scales to length 1; one of length 0 stays.
+pub fn normalise(vector: &mut [f32]) {
+    let length = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|v| *v /= length);
+    }
+}
+
+/// The centroid that is most like `vector`, and how like.
+pub fn nearest(centroids: &[Vec<f32>], vector: &[f32]) -> Option<(usize, f32)> {
+    let scores = centroids.iter().map(|c| cosine(c, vector));
+    scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// For each of up to three local speakers a centroid of its own, such that the sum of likenesses is largest. With more
+/// speakers than centroids some have none; so have those without a vector.
+pub fn assign(centroids: &[Vec<f32>], vectors: &[Option<&[f32]>]) -> Vec<Option<usize>> {
+    let scores: Vec<Option<Vec<f32>>> = vectors
+        .iter()
+        .map(|vector| vector.map(|v| centroids.iter().map(|c| cosine(c, v)).collect()))
+        .collect();
+    let mut best = (f32::NEG_INFINITY, vec![None; vectors.len()]);
+    let mut chosen = vec![None; vectors.len()];
+    choose(&scores, 0, 0.0, &mut chosen, &mut best);
+    best.1
+}
+
+/// The best of a row lie within its as many best columns as there are rows: few enough to try all.
+fn choose(
+    scores: &[Option<Vec<f32>>],
+    row: usize,
+    sum: f32,
+    chosen: &mut Vec<Option<usize>>,
+    best: &mut (f32, Vec<Option<usize>>),
+) {
+    if row == scores.len() {
+        if sum > best.0 {
+            *best = (sum, chosen.clone());
+        }
+        return;
+    }
+    let Some(own) = &scores[row] else {
+        choose(scores, row + 1, sum, chosen, best);
+        return;
+    };
+    let mut columns: Vec<usize> = (0..own.len()).collect();
+    columns.sort_by(|a, b| own[*b].total_cmp(&own[*a]));
+    for column in columns.into_iter().take(scores.len()) {
+        if !chosen[..row].contains(&Some(column)) {
+            chosen[row] = Some(column);
+            choose(scores, row + 1, sum + own[column] + 2.0, chosen, best);
+        }
+    }
+    chosen[row] = None;
+    choose(scores, row + 1, sum, chosen, best);
+}
+
+/// Steps of a linkage.
+struct Tree {
+    leaves: usize,
+    /// The two that are joined and the largest height in what that makes: centroid linkage may join lower than before.
+    steps: Vec<(usize, usize, f32)>,
+}
+
+impl Tree {
+    fn of(vectors: &[&[f32]]) -> Self {
+        let n = vectors.len();
+        let mut distances = Vec::with_capacity(n * n.saturating_sub(1) / 2);
+        for (i, a) in vectors.iter().enumerate() {
+            // Of length 1: the square of their distance is 2 - 2 cos.
+            let row = vectors[i + 1..].iter();
+            distances.extend(row.map(|b| (2.0 - 2.0 * cosine(a, b)).max(0.0).sqrt()));
+        }
+        let dendrogram = linkage(&mut distances, n, Method::Centroid);
+        let mut highest = vec![0.0_f32; n];
+        let mut steps = Vec::with_capacity(n.saturating_sub(1));
+        for step in dendrogram.steps() {
+            let height = step
+                .dissimilarity
+                .max(highest[step.cluster1])
+                .max(highest[step.cluster2]);
+            highest.push(height);
+            steps.push((step.cluster1, step.cluster2, height));
+        }
+        Self { leaves: n, steps }
+    }
+
+    /// Heights, rising.
+    fn heights(&self) -> Vec<f32> {
+        let mut heights: Vec<f32> = self.steps.iter().map(|s| s.2).collect();
+        heights.sort_by(f32::total_cmp);
+        heights
+    }
+
+    /// A label for each leaf: those that are joined up to `height` have the same.
+    fn cut(&self, height: f32) -> Vec<usize> {
+        let mut parent: Vec<usize> = (0..self.leaves + self.steps.len()).collect();
+        for (n, (a, b, own)) in self.steps.iter().enumerate() {
+            if *own <= height {
+                parent[*a] = self.leaves + n;
+                parent[*b] = self.leaves + n;
+            }
+        }
+        // A child is always before its parent.
+        for n in (0..parent.len()).rev() {
+            parent[n] = parent[parent[n]];
+        }
+        parent.truncate(self.leaves);
+        parent
+    }
+}
+
+/// Centroids of the labels that enough vectors have; where all have few, of those that most have.
+fn large(vectors: &[&[f32]], labels: &[usize], least: usize) -> Centroids {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for label in labels {
+        *counts.entry(*label).or_default() += 1;
+    }
+    let most = counts.into_values().max().unwrap_or(0);
+    let tenth = (vectors.len() as f32 / 10.0).round() as usize;
+    of_size(vectors, labels, least.min(tenth).min(most))
+}
+
+/// Centroids of the labels that at least so many vectors have.
+fn of_size(vectors: &[&[f32]], labels: &[usize], least: usize) -> Centroids {
+    let mut groups: BTreeMap<usize, Vec<&[f32]>> = BTreeMap::new();
+    for (vector, label) in vectors.iter().zip(labels) {
+        groups.entry(*label).or_default().push(vector);
+    }
+    let groups = groups.into_values().filter(|g| g.len() >= least);
+    groups.map(|g| mean(&g)).collect()
+}
+
+fn mean(vectors: &[&[f32]]) -> Vec<f32> {
+    let mut sum = vec![0.0; vectors.first().map_or(0, |v| v.len())];
+    for vector in vectors {
+        sum.iter_mut().zip(*vector).for_each(|(s, v)| *s += v);
+    }
+    normalise(&mut sum);
+    sum
+}
+
+/// The two centroids that are most alike, and how like. There must be two.
+fn nearest_pair(centroids: &[Vec<f32>]) -> (usize, usize, f32) {
+    let mut best = (0, 1, f32::NEG_INFINITY);
+    for a in 0..centroids.len() {
+        for b in a + 1..centroids.len() {
+            let like = cosine(&centroids[a], &centroids[b]);
+            if like > best.2 {
+                best = (a, b, like);
+            }
+        }
+    }
+    best
+}
+
+/// Joins two centroids into that of their vectors.
+fn join(centroids: &mut Centroids, vectors: &[&[f32]], a: usize, b: usize) {
+    let theirs: Vec<&[f32]> = vectors
+        .iter()
+        .filter(|v| nearest(centroids, v).is_some_and(|(n, _)| n == a || n == b))
+        .copied()
+        .collect();
+    let joined = if theirs.is_empty() {
+        mean(&[&centroids[a], &centroids[b]])
+    } else {
+        mean(&theirs)
+    };
+    centroids[a] = joined;
+    centroids.remove(b);
+}
+
+/// Merges while two are nearer than `merge` and more than `least` are there, and lets each vector go to the nearest.
+fn settle(centroids: &mut Centroids, vectors: &[&[f32]], merge: f32, least: usize) {
+    for _ in 0..ROUNDS_MOST {
+        for _ in 0..MOVES_MOST {
+            let mut groups: Vec<Vec<&[f32]>> = vec![Vec::new(); centroids.len()];
+            for vector in vectors {
+                if let Some((n, _)) = nearest(centroids, vector) {
+                    groups[n].push(vector);
+                }
+            }
+            let before = std::mem::take(centroids);
+            // Who has lost all vectors is nobody.
+            *centroids = groups
+                .iter()
+                .filter(|g| !g.is_empty())
+                .map(|g| mean(g))
+                .collect();
+            let same = before.len() == centroids.len()
+                && before
+                    .iter()
+                    .zip(&*centroids)
+                    .all(|(a, b)| cosine(a, b) > 1.0 - 1e-6);
+            if same {
+                break;
+            }
+        }
+        if centroids.len() <= least {
+            return;
+        }
+        let (a, b, like) = nearest_pair(centroids);
+        if 1.0 - like >= merge {
+            return;
+        }
+        join(centroids, vectors, a, b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `count` vectors around each direction, `spread` wide.
+    fn around(people: usize, count: usize, spread: f32) -> Vec<Vec<f32>> {
+        let mut state = 7_u32;
+        let mut random = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let mut out = Vec::new();
+        for n in 0..people * count {
+            let mut vector: Vec<f32> = (0..16).map(|_| spread * random()).collect();
+            vector[n % people] += 1.0;
+            normalise(&mut vector);
+            out.push(vector);
+        }
+        out
+    }
+
+    const HOW: Clustering = Clustering {
+        link: 0.45,
+        merge: 0.15,
+        least: 4,
+        min: 1,
+        max: 20,
+    };
+
+    fn found(vectors: &[Vec<f32>], how: &Clustering) -> Centroids {
+        let vectors: Vec<&[f32]> = vectors.iter().map(Vec::as_slice).collect();
+        people(&vectors, how)
+    }
+
+    #[test]
+    fn as_many_are_found_as_there_are() {
+        for count in [1, 2, 5, 10] {
+            let centroids = found(&around(count, 20, 0.2), &HOW);
+            assert_eq!(centroids.len(), count);
+        }
+        assert_eq!(found(&[], &HOW).len(), 0);
+        assert_eq!(found(&around(1, 1, 0.1), &HOW).len(), 1);
+    }
+
+    #[test]
+    fn many_vectors_are_thinned_and_all_people_stay() {
+        let centroids = found(&around(6, 1500, 0.2), &HOW);
+
+        assert_eq!(centroids.len(), 6);
+    }
+
+    #[test]
+    fn an_outlier_is_no_person() {
+        let mut vectors = around(2, 30, 0.2);
+        let mut odd = vec![0.0; 16];
+        odd[15] = 1.0;
+        vectors.push(odd);
+
+        assert_eq!(found(&vectors, &HOW).len(), 2);
+    }
+
+    #[test]
+    fn bounds_are_kept_where_voices_allow_it() {
+        let vectors = around(5, 20, 0.2);
+
+        assert_eq!(found(&vectors, &Clustering { max: 3, ..HOW }).len(), 3);
+        // Two people taken for one by a merge that is too wide.
+        let wide = Clustering {
+            merge: 1.5,
+            min: 5,
+            ..HOW
+        };
+        assert_eq!(found(&vectors, &wide).len(), 5);
+        // Nobody is made up out of one voice.
+        let alike = vec![vec![1.0, 0.0]; 30];
+        assert_eq!(found(&alike, &Clustering { min: 2, ..HOW }).len(), 1);
+    }
+
+    #[test]
+    fn local_speakers_of_a_window_are_different_people() {
+        let centroids = vec![vec![1.0, 0.0], vec![0.0, 1.0]];
+        let (clear, unclear) = ([0.9, 0.436], [0.8, 0.6]);
+
+        let both = assign(&centroids, &[Some(&unclear), Some(&clear)]);
+        assert_eq!(both, [Some(1), Some(0)]);
+        let one = assign(&centroids, &[None, Some(&unclear), None]);
+        assert_eq!(one, [None, Some(0), None]);
+        let three = assign(&centroids, &[Some(&clear), Some(&unclear), Some(&clear)]);
+        assert_eq!(three.iter().flatten().count(), 2);
+        assert_eq!(assign(&[], &[Some(&clear)]), [None]);
+    }
+
+    #[test]
+    fn a_tree_is_cut_where_all_below_is_low() {
+        // The last step is lower than the one before it, as centroid linkage may have it.
+        let tree = Tree {
+            leaves: 3,
+            steps: vec![(0, 1, 0.5), (2, 3, 0.5)],
+        };
+
+        assert_eq!(tree.cut(0.4), [0, 1, 2]);
+        let labels = tree.cut(0.5);
+        assert!(labels.iter().all(|l| *l == labels[0]));
+    }
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Who talks when: what the diarizer and the enroller have in common.
+
+pub mod activity;
+pub mod cluster;
+pub mod models;
+pub mod offline;
+pub mod reconstruct;

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Who spoke when in a recording, once all of it has been heard.
+//!
+//! Both models run while the sound passes: a window of ten seconds every `step`, its local speakers, one vector for each of
+//! them from what they say alone. What is kept is a few kilobytes a window. At the end vectors become people (`cluster`)
+//! and windows become turns (`reconstruct`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::activity::{Activity, LOCAL_SPEAKERS, centre_of};
+use super::cluster::{self, Clustering, normalise};
+use super::reconstruct::{Cutting, Reconstruction, Talk, Turns};
+use crate::inference::{
+    CancelToken, EngineError, SEGMENTATION_WINDOW, SegmentationScores, VoiceVector,
+};
+use crate::registry::{Class, Embedding, Lease, Segmentation, Ticket};
+
+/// Windows that are handed over ahead of their answers, in batches' worth of the model.
+const AHEAD: usize = 64;
+/// How long an answer is waited for before the cancel token is looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// Pieces of a local speaker that are embedded at most; they are spread over what he says alone.
+const PIECES_MOST: usize = 5;
+/// One piece more for each so many samples: 1.25 s.
+const PIECE_EVERY: usize = 20_000;
+/// Part of a window's frames that a local speaker must have to himself to take part in clustering: 2 s of 10.
+const TRAINING_PART: f64 = 0.2;
+
+/// How a recording is diarized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OfflineOptions {
+    /// From the start of one window to that of the next, samples.
+    pub step: usize,
+    /// How people are told apart. `least` counts seconds here.
+    pub clustering: Clustering,
+    /// How turns are cut.
+    pub cutting: Cutting,
+    /// What the embedding model looks at at once, samples; 0 for as much as there is.
+    pub piece: usize,
+    /// Fewest samples that the embedding model takes.
+    pub min_samples: usize,
+}
+
+/// Who spoke when.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Diarization {
+    /// The turns; speakers are numbered in the order of their first.
+    pub turns: Turns,
+    /// For each speaker the voice, of length 1.
+    pub voices: Vec<Vec<f32>>,
+}
+
+/// A window whose answers are not all there.
+struct Flight {
+    start: u64,
+    samples: Arc<[f32]>,
+    /// How much of it is sound.
+    len: usize,
+    scores: Ticket<SegmentationScores>,
+}
+
+/// A window as it is kept.
+struct Window {
+    start: u64,
+    activity: Activity,
+    voices: [Voice; LOCAL_SPEAKERS],
+}
+
+#[derive(Default)]
+struct Voice {
+    pending: Vec<Ticket<VoiceVector>>,
+    sum: Vec<f32>,
+    is_training: bool,
+}
+
+impl Voice {
+    fn vector(&self) -> Option<&[f32]> {
+        (!self.sum.is_empty()).then_some(self.sum.as_slice())
+    }
+}
+
+/// See the module.
+pub struct Offline {
+    segmentation: Lease<Segmentation>,
+    embedding: Lease<Embedding>,
+    options: OfflineOptions,
+    cancel: CancelToken,
+    /// Sound from the start of the next window on.
+    buffer: VecDeque<f32>,
+    next: u64,
+    heard: u64,
+    flights: VecDeque<Flight>,
+    windows: Vec<Window>,
+    /// Windows before it have all their vectors.
+    settled: usize,
+}
+
+impl Offline {
+    /// With these models.
+    pub fn new(
+        segmentation: Lease<Segmentation>,
+        embedding: Lease<Embedding>,
+        options: OfflineOptions,
+        cancel: CancelToken,
+    ) -> Self {
+        Self {
+            segmentation,
+            embedding,
+            options,
+            cancel,
+            buffer: VecDeque::new(),
+            next: 0,
+            heard: 0,
+            flights: VecDeque::new(),
+            windows: Vec::new(),
+            settled: 0,
+        }
+    }
+
+    /// More sound, 16 kHz mono. Waits while the models are far behind.
+    pub fn push(&mut self, samples: &[f32]) -> Result<(), EngineError> {
+        self.buffer.extend(samples);
+        self.heard += samples.len() as u64;
+        while self.buffer.len() >= SEGMENTATION_WINDOW {
+            self.window(SEGMENTATION_WINDOW)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over the window at the front.
+    fn window(&mut self, len: usize) -> Result<(), EngineError> {
+        let samples: Arc<[f32]> = self.buffer.iter().take(len).copied().collect();
+        let step = self.options.step.min(self.buffer.len());
+        self.buffer.drain(..step);
+        let scores = self
+            .segmentation
+            .submit(Arc::clone(&samples), (), Class::File, None);
+        self.flights.push_back(Flight {
+            start: self.next,
+            samples,
+            len,
+            scores,
+        });
+        self.next += self.options.step as u64;
+        self.take_answers(AHEAD)
+    }
+
+    /// Takes the answers that are there, and waits for more while `most` windows are without.
+    fn take_answers(&mut self, most: usize) -> Result<(), EngineError> {
+        loop {
+            let is_behind = self.flights.len() > most;
+            let Some(flight) = self.flights.front_mut() else {
+                break;
+            };
+            let answer = if is_behind {
+                Some(wait(&mut flight.scores, &self.cancel)?)
+            } else {
+                flight.scores.poll()
+            };
+            let Some(answer) = answer else {
+                break;
+            };
+            let scores = answer?;
+            if let Some(flight) = self.flights.pop_front() {
+                let activity = Activity::of(&scores, flight.len);
+                let voices = self.ask_for_voices(&flight, &activity);
+                self.windows.push(Window {
+                    start: flight.start,
+                    activity,
+                    voices,
+                });
+            }
+        }
+        // Those of a few windows ago are there, or soon will be.
+        let until = self.windows.len().saturating_sub(most);
+        self.settle(until)
+    }
+
+    fn ask_for_voices(&self, flight: &Flight, activity: &Activity) -> [Voice; LOCAL_SPEAKERS] {
+        std::array::from_fn(|local| {
+            let mut voice = Voice::default();
+            let clean = gather(&flight.samples, activity, local, true);
+            // Who never talks alone is known by what is mixed with others.
+            let sound = if clean.len() >= self.options.min_samples.max(centre_of(0)) {
+                clean
+            } else {
+                gather(&flight.samples, activity, local, false)
+            };
+            if sound.len() < self.options.min_samples.max(1) {
+                return voice;
+            }
+            let least = TRAINING_PART * activity.len() as f64;
+            voice.is_training = activity.clean_frames(local) as f64 >= least;
+            let most = match self.options.piece {
+                0 => sound.len(),
+                piece => piece.min(sound.len()),
+            };
+            for start in pieces(sound.len(), self.options.piece) {
+                let samples: Arc<[f32]> = sound[start..start + most].into();
+                let ticket = self.embedding.submit(samples, (), Class::File, None);
+                voice.pending.push(ticket);
+            }
+            voice
+        })
+    }
+
+    fn settle(&mut self, until: usize) -> Result<(), EngineError> {
+        while self.settled < until {
+            let window = &mut self.windows[self.settled];
+            for voice in &mut window.voices {
+                for mut ticket in std::mem::take(&mut voice.pending) {
+                    let vector = wait(&mut ticket, &self.cancel)??;
+                    voice.sum.resize(vector.values.len(), 0.0);
+                    let sum = voice.sum.iter_mut().zip(vector.values);
+                    sum.for_each(|(s, v)| *s += v);
+                }
+                normalise(&mut voice.sum);
+            }
+            self.settled += 1;
+        }
+        Ok(())
+    }
+
+    /// The end of the recording: who spoke when.
+    pub fn finish(mut self) -> Result<Diarization, EngineError> {
+        // What no full window has seen to its end.
+        let seen = if self.next == 0 {
+            0
+        } else {
+            self.next - self.options.step as u64 + SEGMENTATION_WINDOW as u64
+        };
+        if self.heard > seen && !self.buffer.is_empty() {
+            let len = self.buffer.len().min(SEGMENTATION_WINDOW);
+            self.window(len)?;
+        }
+        self.take_answers(0)?;
+        self.settle(self.windows.len())?;
+        Ok(self.conclude())
+    }
+
+    fn conclude(&self) -> Diarization {
+        let all = || self.windows.iter().flat_map(|w| &w.voices);
+        let mut training: Vec<&[f32]> = all()
+            .filter(|v| v.is_training)
+            .filter_map(Voice::vector)
+            .collect();
+        if training.is_empty() {
+            // A recording in which nobody talks for two seconds on end.
+            training = all().filter_map(Voice::vector).collect();
+        }
+        let per_second = 16_000.0 / self.options.step as f64;
+        let how = Clustering {
+            least: (self.options.clustering.least as f64 * per_second)
+                .round()
+                .max(1.0) as usize,
+            ..self.options.clustering
+        };
+        let people = cluster::people(&training, &how);
+        let mut turns = Reconstruction::new(people.len(), self.options.cutting);
+        for window in &self.windows {
+            let vectors: Vec<Option<&[f32]>> = window.voices.iter().map(Voice::vector).collect();
+            let who = cluster::assign(&people, &vectors);
+            turns.window(window.start, &window.activity, &who);
+        }
+        in_order(turns.finish(self.heard), people)
+    }
+}
+
+/// Numbers speakers in the order of their first turns. Who has none is nobody.
+fn in_order(turns: Turns, people: Vec<Vec<f32>>) -> Diarization {
+    let mut order: Vec<usize> = Vec::new();
+    for turn in &turns.all {
+        if !order.contains(&turn.speaker) {
+            order.push(turn.speaker);
+        }
+    }
+    let renumber = |list: Vec<Talk>| {
+        list.into_iter()
+            .filter_map(|turn| {
+                let speaker = order.iter().position(|s| *s == turn.speaker)?;
+                Some(Talk { speaker, ..turn })
+            })
+            .collect()
+    };
+    Diarization {
+        turns: Turns {
+            all: renumber(turns.all),
+            exclusive: renumber(turns.exclusive),
+        },
+        voices: order.iter().map(|s| people[*s].clone()).collect(),
+    }
+}
+
+fn wait<T>(
+    ticket: &mut Ticket<T>,
+    cancel: &CancelToken,
+) -> Result<Result<T, EngineError>, EngineError> {
+    loop {
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        if let Some(answer) = ticket.wait(POLL) {
+            return Ok(answer);
+        }
+    }
+}
+
+/// What a local speaker says in a window, end to end; `alone` without what others say at the same time.
+fn gather(samples: &[f32], activity: &Activity, local: usize, alone: bool) -> Vec<f32> {
+    let mut out = Vec::new();
+    for run in activity.runs(local, alone) {
+        let half = super::activity::FRAME_STEP / 2;
+        let start = centre_of(run.start).saturating_sub(half).min(samples.len());
+        let end = centre_of(run.end - 1)
+            .saturating_add(half)
+            .min(samples.len());
+        out.extend_from_slice(&samples[start..end]);
+    }
+    out
+}
+
+/// Where pieces of `piece` samples begin in `len`: evenly spread, one and one more for each 1.25 s, five at most. One of all
+/// there is where `piece` is 0 or more than that.
+fn pieces(len: usize, piece: usize) -> Vec<usize> {
+    let spare = match len.checked_sub(piece) {
+        Some(spare) if piece > 0 => spare,
+        _ => return vec![0],
+    };
+    let count = (1 + spare.div_ceil(PIECE_EVERY)).min(PIECES_MOST);
+    (0..count).map(|n| spare * n / (count - 1).max(1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_spread_from_the_beginning_to_the_end() {
+        assert_eq!(pieces(10_000, 25_840), [0]);
+        assert_eq!(pieces(25_840, 25_840), [0]);
+        assert_eq!(pieces(40_000, 25_840), [0, 14_160]);
+        assert_eq!(
+            pieces(160_000, 25_840),
+            [0, 33_540, 67_080, 100_620, 134_160]
+        );
+        assert_eq!(pieces(50_000, 0), [0]);
+    }
+}

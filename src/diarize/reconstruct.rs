@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MPL-2.0
+//! From windows and who is who in them to turns: the windows that see a frame say together how many talk there, and those
+//! whose activity is largest do.
+
+use std::collections::VecDeque;
+
+use super::activity::{Activity, LOCAL_SPEAKERS, border_of, frame_of};
+
+/// A stretch in which one speaker talks, in samples at 16 kHz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Talk {
+    /// The first sample.
+    pub start: u64,
+    /// The first sample behind it.
+    pub end: u64,
+    /// Who.
+    pub speaker: usize,
+}
+
+/// How turns are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutting {
+    /// A pause of one speaker that is not longer is part of the turn, samples.
+    pub min_silence: u64,
+    /// A shorter turn is none, samples.
+    pub min_turn: u64,
+    /// Speakers at a time, at most.
+    pub at_once: usize,
+}
+
+/// Who talks when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// All turns, by start; those of different speakers may overlap.
+    pub all: Vec<Talk>,
+    /// One speaker at a time: the one who is heard best. For those who give each word a speaker.
+    pub exclusive: Vec<Talk>,
+}
+
+/// Takes windows in their order and gives turns. What it holds does not grow with the recording, but for the turns.
+pub struct Reconstruction {
+    speakers: usize,
+    cutting: Cutting,
+    /// The recording's frame at the front of `frames`.
+    front: usize,
+    frames: VecDeque<Frame>,
+    all: Vec<Speaker>,
+    exclusive: Vec<Speaker>,
+}
+
+/// What the windows that see a frame say of it.
+struct Frame {
+    windows: u16,
+    talking: f32,
+    activity: Vec<f32>,
+}
+
+/// The turns of one speaker.
+#[derive(Clone, Default)]
+struct Speaker {
+    turns: Vec<(u64, u64)>,
+}
+
+impl Speaker {
+    fn talks(&mut self, start: u64, end: u64, min_silence: u64) {
+        match self.turns.last_mut() {
+            Some(last) if start <= last.1 + min_silence => last.1 = last.1.max(end),
+            _ => self.turns.push((start, end)),
+        }
+    }
+}
+
+impl Reconstruction {
+    /// For so many speakers.
+    pub fn new(speakers: usize, cutting: Cutting) -> Self {
+        Self {
+            speakers,
+            cutting,
+            front: 0,
+            frames: VecDeque::new(),
+            all: vec![Speaker::default(); speakers],
+            exclusive: vec![Speaker::default(); speakers],
+        }
+    }
+
+    /// The next window: where it begins, and for each local speaker which of the recording's he is.
+    pub fn window(&mut self, start: u64, activity: &Activity, who: &[Option<usize>]) {
+        let first = frame_of(start);
+        // No later window sees what is before this one.
+        self.finish_until(first);
+        for n in 0..activity.len() {
+            let at = first + n - self.front;
+            while self.frames.len() <= at {
+                self.frames.push_back(Frame {
+                    windows: 0,
+                    talking: 0.0,
+                    activity: vec![0.0; self.speakers],
+                });
+            }
+            let frame = &mut self.frames[at];
+            frame.windows += 1;
+            let mut own = vec![0.0_f32; self.speakers];
+            for local in 0..LOCAL_SPEAKERS {
+                let probability = activity.probability(n, local);
+                frame.talking += probability;
+                if let Some(speaker) = who.get(local).copied().flatten() {
+                    // Two slots of one person are the same voice.
+                    own[speaker] = own[speaker].max(probability);
+                }
+            }
+            frame
+                .activity
+                .iter_mut()
+                .zip(own)
+                .for_each(|(a, o)| *a += o);
+        }
+    }
+
+    fn finish_until(&mut self, frame: usize) {
+        while self.front < frame {
+            if let Some(seen) = self.frames.pop_front() {
+                self.cut(self.front, &seen);
+            }
+            self.front += 1;
+        }
+    }
+
+    fn cut(&mut self, frame: usize, seen: &Frame) {
+        if seen.windows == 0 {
+            return;
+        }
+        let count = (seen.talking / f32::from(seen.windows)).round() as usize;
+        let mut order: Vec<usize> = (0..self.speakers)
+            .filter(|s| seen.activity[*s] > 0.0)
+            .collect();
+        order.sort_by(|a, b| seen.activity[*b].total_cmp(&seen.activity[*a]));
+        let (start, end) = (border_of(frame), border_of(frame + 1));
+        let silence = self.cutting.min_silence;
+        for speaker in order.iter().take(count.min(self.cutting.at_once)) {
+            self.all[*speaker].talks(start, end, silence);
+        }
+        if let Some(speaker) = order.first().filter(|_| count > 0) {
+            // Filled pauses would overlap the turns of others here.
+            self.exclusive[*speaker].talks(start, end, 0);
+        }
+    }
+
+    /// The turns of a recording of so many samples.
+    pub fn finish(mut self, samples: u64) -> Turns {
+        let last = self.front + self.frames.len();
+        self.finish_until(last);
+        // The last frame's centre is half its field before the end.
+        let end_of = |end: u64| {
+            if end >= border_of(last) {
+                samples
+            } else {
+                end.min(samples)
+            }
+        };
+        let list = |speakers: Vec<Speaker>, min_turn: u64| {
+            let mut out: Vec<Talk> = speakers
+                .into_iter()
+                .enumerate()
+                .flat_map(|(speaker, own)| {
+                    own.turns.into_iter().map(move |(start, end)| Talk {
+                        start,
+                        end,
+                        speaker,
+                    })
+                })
+                .map(|t| Talk {
+                    end: end_of(t.end),
+                    // The first frame's centre is half its field behind the beginning.
+                    start: if t.start <= border_of(0) { 0 } else { t.start },
+                    ..t
+                })
+                .filter(|t| t.end > t.start && t.end - t.start >= min_turn)
+                .collect();
+            out.sort_by_key(|t| (t.start, t.end, t.speaker));
+            out
+        };
+        Turns {
+            all: list(self.all, self.cutting.min_turn),
+            exclusive: list(self.exclusive, 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::activity::tests::scores;
+    use super::*;
+    use crate::inference::SEGMENTATION_WINDOW;
+
+    const CUTTING: Cutting = Cutting {
+        min_silence: 0,
+        min_turn: 0,
+        at_once: 3,
+    };
+
+    fn activity(class: impl Fn(usize) -> (usize, f32)) -> Activity {
+        Activity::of(&scores(589, class), SEGMENTATION_WINDOW)
+    }
+
+    fn seconds(turns: &[Talk]) -> Vec<(f64, f64, usize)> {
+        let round = |samples: u64| (samples as f64 / 1600.0).round() / 10.0;
+        turns
+            .iter()
+            .map(|t| (round(t.start), round(t.end), t.speaker))
+            .collect()
+    }
+
+    #[test]
+    fn one_speaker_over_several_windows_has_one_turn() {
+        let mut turns = Reconstruction::new(1, CUTTING);
+        for n in 0..5 {
+            turns.window(n * 32_000, &activity(|_| (2, 1.0)), &[None, Some(0), None]);
+        }
+
+        let turns = turns.finish(18 * 16_000);
+
+        assert_eq!(seconds(&turns.all), [(0.0, 18.0, 0)]);
+        assert_eq!(turns.all, turns.exclusive);
+    }
+
+    #[test]
+    fn two_at_once_overlap_and_one_of_them_is_heard_best() {
+        let class = |n| match n {
+            0..200 => (1, 0.9),
+            200..300 => (4, 0.9),
+            _ => (2, 0.9),
+        };
+        let mut turns = Reconstruction::new(2, CUTTING);
+        turns.window(0, &activity(class), &[Some(1), Some(0), None]);
+
+        let turns = turns.finish(160_000);
+
+        assert_eq!(seconds(&turns.all), [(0.0, 5.1, 1), (3.4, 10.0, 0)]);
+        let exclusive = turns.exclusive;
+        for pair in exclusive.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "{exclusive:?}");
+        }
+        assert_eq!(
+            exclusive.iter().map(|t| t.end - t.start).sum::<u64>(),
+            160_000
+        );
+    }
+
+    #[test]
+    fn short_pauses_are_filled_and_short_turns_are_none() {
+        let class = |n| match n {
+            100..110 => (0, 1.0),
+            300..305 => (2, 1.0),
+            _ => (1, 1.0),
+        };
+        let cutting = Cutting {
+            min_silence: 4_800,
+            min_turn: 3_200,
+            ..CUTTING
+        };
+        let mut turns = Reconstruction::new(2, cutting);
+        turns.window(0, &activity(class), &[Some(0), Some(1), None]);
+
+        let turns = turns.finish(160_000);
+
+        assert_eq!(seconds(&turns.all), [(0.0, 10.0, 0)]);
+    }
+
+    #[test]
+    fn windows_that_disagree_say_together_how_many_talk() {
+        let mut turns = Reconstruction::new(2, CUTTING);
+        // Three of five windows hear somebody in what all of them see.
+        for (n, talks) in [true, false, true, false, true].into_iter().enumerate() {
+            let class = usize::from(talks);
+            turns.window(
+                n as u64 * 32_000,
+                &activity(move |_| (class, 1.0)),
+                &[Some(0), None, None],
+            );
+        }
+
+        let turns = turns.finish(18 * 16_000);
+
+        assert!(
+            turns
+                .all
+                .iter()
+                .any(|t| t.start <= 128_000 && t.end >= 159_000)
+        );
+    }
+}

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A look through an ONNX file before ONNX Runtime sees it.
+//!
+//! It reads the parts of `onnx.proto3` that can reach outside the file or claim more memory than the file has bytes:
+//! every tensor's data must be in the file and as long as its shape says. External data is refused whole: it could
+//! name any file of the machine, and ONNX Runtime has a form of it that names an address in memory. Also refused is
+//! what no model of ours needs and an attacker could: functions (they may call one another without end), training
+//! graphs, sparse tensors.
+//!
+//! No length of the file is believed: each is compared with the bytes that are left.
+
+/// Graphs within graphs (loops, conditions).
+const NESTED_GRAPHS_MAX: usize = 16;
+
+/// Data types by ONNX's numbers.
+const FLOAT: u64 = 1;
+const STRING: u64 = 8;
+
+/// Reads one message field by field.
+struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+enum Value<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+    Fixed32,
+    Fixed64,
+}
+
+impl<'a> Fields<'a> {
+    fn new(message: &'a [u8]) -> Self {
+        Self { rest: message }
+    }
+
+    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, String> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let number = key >> 3;
+        let value = match key & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => {
+                self.take(8)?;
+                Value::Fixed64
+            }
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.take(4)?;
+                Value::Fixed32
+            }
+            wire => return Err(format!("it is no ONNX file: a field of kind {wire}")),
+        };
+        if number == 0 {
+            return Err("it is no ONNX file: a field without a number".into());
+        }
+        Ok(Some((number, value)))
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], String> {
+        let split = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.rest.split_at_checked(length));
+        let (taken, rest) = split.ok_or_else(|| {
+            format!(
+                "it is cut short or damaged: {length} bytes are announced where {} are left",
+                self.rest.len()
+            )
+        })?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self
+                .rest
+                .split_first()
+                .ok_or("it is cut short: it ends within a number")?;
+            self.rest = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("it is no ONNX file: a number of more than ten bytes".into())
+    }
+}
+
+/// Whether the bytes are an ONNX model that holds all its data itself; why not, if not.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    let mut fields = Fields::new(bytes);
+    let mut graphs = 0;
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            7 => {
+                graphs += 1;
+                graph(message(value)?, 0)?;
+            }
+            20 => return Err("it has a training graph, which is not supported".into()),
+            25 => return Err("it has functions of its own, which are not supported".into()),
+            _ => {}
+        }
+    }
+    match graphs {
+        1 => Ok(()),
+        0 => Err("it is no ONNX file: there is no graph in it".into()),
+        _ => Err(format!("it has {graphs} graphs, not one")),
+    }
+}
+
+fn message(value: Value<'_>) -> Result<&[u8], String> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => Err("it is no ONNX file: a number where a message should be".into()),
+    }
+}
+
+fn graph(bytes: &[u8], depth: usize) -> Result<(), String> {
+    if depth > NESTED_GRAPHS_MAX {
+        return Err(format!(
+            "graphs are nested more than {NESTED_GRAPHS_MAX} deep"
+        ));
+    }
+    let mut fields = Fields::new(bytes);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => node(message(value)?, depth)?,
+            5 => tensor(message(value)?)?,
+            15 => return Err(sparse()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn node(bytes: &[u8], depth: usize) -> Result<(), String> {
+    let mut fields = Fields::new(bytes);
+    while let Some((number, value)) = fields.next()? {
+        if number == 5 {
+            attribute(message(value)?, depth)?;
+        }
+    }
+    Ok(())
+}
+
+fn attribute(bytes: &[u8], depth: usize) -> Result<(), String> {
+    let mut fields = Fields::new(bytes);
+    let mut single = 0;
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            5 | 10 => tensor(message(value)?)?,
+            6 | 11 => graph(message(value)?, depth + 1)?,
+            22 | 23 => return Err(sparse()),
+            _ => {}
+        }
+        // A reader of protobuf joins two of these into one that nobody has looked at.
+        single += usize::from(matches!(number, 5 | 6));
+        if single > 1 {
+            return Err("an attribute has two values".into());
+        }
+    }
+    Ok(())
+}
+
+fn sparse() -> String {
+    "it has a sparse tensor, which is not supported".into()
+}
+
+#[derive(Default)]
+struct Tensor<'a> {
+    name: &'a [u8],
+    kind: u64,
+    shape: Vec<u64>,
+    raw: Option<&'a [u8]>,
+    /// Values in the fields for single numbers and texts.
+    values: usize,
+}
+
+fn tensor(bytes: &[u8]) -> Result<(), String> {
+    let mut tensor = Tensor::default();
+    let mut fields = Fields::new(bytes);
+    while let Some((number, value)) = fields.next()? {
+        match (number, value) {
+            (1, Value::Varint(length)) => tensor.shape.push(length),
+            (1, Value::Bytes(packed)) => {
+                let mut packed = Fields::new(packed);
+                while !packed.rest.is_empty() {
+                    tensor.shape.push(packed.varint()?);
+                }
+            }
+            (2, Value::Varint(kind)) => tensor.kind = kind,
+            (3, _) => return Err("a tensor is given in pieces, which is not supported".into()),
+            (4, Value::Bytes(packed)) => tensor.values += packed.len() / 4,
+            (10, Value::Bytes(packed)) => tensor.values += packed.len() / 8,
+            (5 | 7 | 11, Value::Bytes(packed)) => {
+                // The last byte of each number has its highest bit clear.
+                tensor.values += packed.iter().filter(|&&b| b & 0x80 == 0).count();
+            }
+            (4 | 5 | 6 | 7 | 10 | 11, _) => tensor.values += 1,
+            (8, Value::Bytes(name)) => tensor.name = name,
+            (9, Value::Bytes(raw)) => {
+                let twice = tensor.raw.replace(raw).is_some();
+                if twice {
+                    return Err(tensor.wrong("has its data twice"));
+                }
+            }
+            (13, _) => return Err(tensor.external()),
+            (14, Value::Varint(0)) => {}
+            (14, _) => return Err(tensor.external()),
+            (1 | 2 | 8 | 9, _) => return Err(tensor.wrong("is damaged")),
+            _ => {}
+        }
+    }
+    tensor.check()
+}
+
+impl Tensor<'_> {
+    fn wrong(&self, what: &str) -> String {
+        let name = String::from_utf8_lossy(&self.name[..self.name.len().min(64)]);
+        format!("its tensor {name:?} {what}")
+    }
+
+    fn external(&self) -> String {
+        self.wrong("keeps its data outside the file: models must be one file")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let elements = self
+            .shape
+            .iter()
+            .try_fold(1_u64, |product, &length| product.checked_mul(length));
+        let bits = element_bits(self.kind);
+        let (Some(elements), Some(bits)) = (elements, bits) else {
+            let what = format!("has the shape {:?} and type {}", self.shape, self.kind);
+            return Err(self.wrong(&what));
+        };
+        let held = match self.raw {
+            Some(_) if self.kind == STRING => return Err(self.wrong("has texts as raw bytes")),
+            Some(raw) if self.kind == FLOAT && holds_nan(raw) => {
+                return Err(self.wrong("holds values that are no numbers"));
+            }
+            Some(raw) => raw.len() as u64 == elements.saturating_mul(bits).div_ceil(8),
+            // Two numbers of four bits share a value, a complex number has two.
+            None if bits == 4 => self.values as u64 == elements.div_ceil(2),
+            None if matches!(self.kind, 14 | 15) => {
+                self.values as u64 == elements.saturating_mul(2)
+            }
+            None => self.values as u64 == elements,
+        };
+        if held {
+            return Ok(());
+        }
+        let holds = match self.raw {
+            Some(raw) => format!("{} bytes", raw.len()),
+            None => format!("{} values", self.values),
+        };
+        Err(self.wrong(&format!(
+            "has the shape {:?} of {bits} bits each and holds {holds}",
+            self.shape
+        )))
+    }
+}
+
+/// A model can answer with numbers all the same: an LSTM makes some of what is none. (Infinity has its uses.)
+fn holds_nan(raw: &[u8]) -> bool {
+    let (floats, _) = raw.as_chunks::<4>();
+    floats.iter().any(|f| f32::from_le_bytes(*f).is_nan())
+}
+
+/// Size of an element by ONNX's number for its type; 0 for texts, `None` for what there is not.
+fn element_bits(kind: u64) -> Option<u64> {
+    Some(match kind {
+        2 | 3 | 9 | 17..=20 => 8,
+        4 | 5 | 10 | 16 => 16,
+        1 | 6 | 12 => 32,
+        7 | 11 | 13 | 14 => 64,
+        15 => 128,
+        21..=23 => 4,
+        STRING => 0,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(number: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![number << 3 | 2];
+        let mut length = payload.len();
+        while length > 0x7f {
+            out.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        out.push(length as u8);
+        out.extend_from_slice(payload);
+        out
+    }
+
+    fn join(parts: &[&[u8]]) -> Vec<u8> {
+        parts.concat()
+    }
+
+    /// Two floats of raw data.
+    fn good_tensor() -> Vec<u8> {
+        join(&[&[0x08, 2, 0x10, 1], &field(8, b"w"), &field(9, &[0; 8])])
+    }
+
+    fn with_initializer(tensor: &[u8]) -> Vec<u8> {
+        field(7, &field(5, tensor))
+    }
+
+    fn refusal(bytes: &[u8]) -> String {
+        check(bytes).expect_err("it is refused")
+    }
+
+    #[test]
+    fn a_tensor_with_its_data_is_taken() {
+        let packed_floats = join(&[&[0x08, 2, 0x10, 1], &field(4, &[0; 8])]);
+        let packed_shape = join(&[&field(1, &[2, 1]), &[0x10, 7], &field(7, &[0x80, 1, 5])]);
+
+        assert_eq!(check(&with_initializer(&good_tensor())), Ok(()));
+        assert_eq!(check(&with_initializer(&packed_floats)), Ok(()));
+        assert_eq!(check(&with_initializer(&packed_shape)), Ok(()));
+    }
+
+    #[test]
+    fn external_data_is_refused_wherever_a_tensor_can_be() {
+        let outside = join(&[&good_tensor(), &[0x70, 1]]);
+        let named = join(&[&good_tensor(), &field(13, b"")]);
+        for tensor in [outside, named] {
+            let attribute = |payload: &[u8]| field(7, &field(1, &field(5, payload)));
+            for model in [
+                with_initializer(&tensor),
+                attribute(&field(5, &tensor)),
+                attribute(&field(10, &tensor)),
+                attribute(&field(6, &field(5, &tensor))),
+                attribute(&field(11, &field(1, &field(5, &field(5, &tensor))))),
+            ] {
+                assert!(refusal(&model).contains("outside the file"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_claims_more_than_it_holds_is_refused() {
+        let short = join(&[&[0x08, 3, 0x10, 1], &field(9, &[0; 8])]);
+        let endless = join(&[
+            &[
+                0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0x08, 4,
+            ],
+            &[0x10, 1],
+            &field(9, &[0; 8]),
+        ]);
+        let negative = join(&[
+            &[
+                0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
+            ],
+            &[0x10, 1],
+            &field(9, &[0; 8]),
+        ]);
+        let empty = [0x08, 5, 0x10, 1];
+
+        for tensor in [&short[..], &endless, &negative, &empty] {
+            assert!(refusal(&with_initializer(tensor)).contains("shape"));
+        }
+    }
+
+    #[test]
+    fn weights_that_are_no_numbers_are_refused() {
+        let weight = |value: f32| {
+            let data = [value.to_le_bytes(), 1_f32.to_le_bytes()].concat();
+            with_initializer(&join(&[&[0x08, 2, 0x10, 1], &field(9, &data)]))
+        };
+
+        assert_eq!(check(&weight(f32::NEG_INFINITY)), Ok(()));
+        assert!(refusal(&weight(f32::NAN)).contains("no numbers"));
+    }
+
+    #[test]
+    fn graphs_may_nest_but_not_without_end() {
+        let mut nested = field(5, &good_tensor());
+        for _ in 0..NESTED_GRAPHS_MAX {
+            nested = field(1, &field(5, &field(6, &nested)));
+        }
+        let deeper = field(1, &field(5, &field(6, &nested)));
+
+        assert_eq!(check(&field(7, &nested)), Ok(()));
+        assert!(refusal(&field(7, &deeper)).contains("nested"));
+    }
+
+    #[test]
+    fn what_a_reader_would_join_is_refused() {
+        let twice = field(
+            5,
+            &join(&[&field(5, &good_tensor()), &field(5, &good_tensor())]),
+        );
+        let data_twice = join(&[&good_tensor(), &field(9, &[0; 8])]);
+        let graph = with_initializer(&good_tensor());
+
+        assert!(refusal(&field(7, &field(1, &twice))).contains("two values"));
+        assert!(refusal(&with_initializer(&data_twice)).contains("twice"));
+        assert!(refusal(&join(&[&graph, &graph])).contains("2 graphs"));
+    }
+
+    #[test]
+    fn functions_training_and_sparse_tensors_are_refused() {
+        let graph = with_initializer(&good_tensor());
+        // Fields above 15 have a key of two bytes.
+        let function = join(&[&graph, &[0xca, 0x01, 0]]);
+        let training = join(&[&graph, &[0xa2, 0x01, 0]]);
+
+        assert!(refusal(&function).contains("functions"));
+        assert!(refusal(&training).contains("training"));
+        assert!(refusal(&field(7, &field(15, b""))).contains("sparse"));
+    }
+
+    #[test]
+    fn every_cut_of_a_model_is_refused() {
+        let model = join(&[&[0x08, 8], &with_initializer(&good_tensor())]);
+        assert_eq!(check(&model), Ok(()));
+
+        for length in 0..model.len() {
+            refusal(&model[..length]);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+// A voice embedding where speech is to be transcribed.
+use gstscribe::registry::{Class, Embedding, Lease, Ticket, Whisper};
+use gstscribe::inference::{BatchParams, Decoded, Window};
+
+pub fn transcribe(model: &Lease<Whisper>, window: Window) -> Ticket<Decoded> {
+    model.submit(window, BatchParams::default(), Class::File, None)
+}
+
+pub fn fallback(model: &Lease<Embedding>, window: Window) -> Ticket<Decoded> {
+    transcribe(model, window)
+}
