@@ -8,11 +8,13 @@
 pub mod audio;
 pub mod context;
 pub mod diarize;
+pub mod diarizer;
 pub mod encoder;
 pub mod enroll;
 pub mod error;
 pub mod ffi;
 pub mod inference;
+pub mod intake;
 pub mod messages;
 pub mod meta;
 pub mod registry;
@@ -27,7 +29,7 @@ pub use plugin::plugin_register_static;
 mod plugin {
     use gst::glib;
 
-    use crate::{encoder, inference, meta, transcriber};
+    use crate::{diarizer, encoder, inference, meta, transcriber};
 
     fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
         // Nothing but registration here: this runs in the plugin scanner too.
@@ -39,6 +41,7 @@ mod plugin {
         }
         meta::register();
         transcriber::register(plugin)?;
+        diarizer::register(plugin)?;
         encoder::register(plugin)
     }
 

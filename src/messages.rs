@@ -2,10 +2,13 @@
 //! The element messages and events of scribe: built and read in one place. docs/elements.md lists them field
 //! by field.
 
+use gst::glib;
 use gst::prelude::*;
 
+use crate::audio::{RunningNs, StreamNs};
 use crate::registry::ledger::DeviceMemory;
-use crate::transcript::Cue;
+use crate::transcript::formats::Relabel;
+use crate::transcript::{Cue, Turn};
 
 /// Final text, as an element message: `text` (string), `start`, `end` (uint64, ns of stream time), `final`
 /// (boolean), `language` (string), `speaker`, `speaker-id` (string, if known), `confidence` (double, mean of
@@ -19,6 +22,19 @@ pub const DEGRADED: &str = "scribe/degraded";
 /// Memory of a device, every ten seconds of work: `device` (string), `total`, `capacity` (what scribe could have),
 /// `ceiling` (80 % of it), `booked`, `reserved`, `foreign`, `peak` (uint64, bytes), `percent` (double, of the capacity).
 pub const MEMORY: &str = "scribe/memory";
+/// Somebody spoke, as an element message: `speaker-id`, `speaker` (string), `start`, `end` (uint64, ns of stream time),
+/// `confidence` (double, 0 to 1).
+pub const TURN: &str = "scribe/turn";
+/// Who spoke is mended after the fact, as an element message and as a serialized downstream event: `old-id` (string),
+/// `new-id` and `name` (strings, either may be absent), `from` and `to` (uint64, ns of stream time, absent: without bound).
+pub const RELABEL: &str = "scribe/relabel";
+/// Sticky downstream event before the first buffer behind a diarizer: speakers will be told. `mode` (string: `offline`, the
+/// turns come before EOS, or `online`), `latency` (uint64, ns: how far behind the sound turns are final).
+pub const DIARIZATION: &str = "scribe/diarization";
+/// Serialized downstream event of a diarizer: `watermark` (uint64, ns of running time: no turn will be added that begins
+/// before it), `turns` (GstArray of structures `turn` as above, with `running-start` and `running-end`, uint64, besides),
+/// `exclusive` (the same with one speaker at a time, for those who give each word a speaker).
+pub const TURNS: &str = "scribe/turns";
 /// Serialized downstream event of GStreamer's transcribers: the speaker changes here. `speaker` (string).
 pub const SPEAKER_CHANGE: &str = "rstranscribe/speaker-change";
 /// Serialized downstream event of GStreamer's transcribers: a stretch of text is complete.
@@ -94,6 +110,144 @@ pub fn memory(src: &impl IsA<gst::Object>, memory: &DeviceMemory) -> gst::Messag
     gst::message::Element::builder(s).src(src).build()
 }
 
+/// A turn with its place in running time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpokenTurn {
+    /// Who, and when in the recording.
+    pub turn: Turn,
+    /// Running time of its start.
+    pub start: RunningNs,
+    /// Running time of its end.
+    pub end: RunningNs,
+}
+
+/// What a [`TURNS`] event says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Turns {
+    /// No turn will be added that begins before it.
+    pub watermark: RunningNs,
+    /// Turns since the last event; those of different speakers may overlap.
+    pub all: Vec<SpokenTurn>,
+    /// The same with one speaker at a time.
+    pub exclusive: Vec<SpokenTurn>,
+}
+
+/// See [`TURN`].
+pub fn turn(src: &impl IsA<gst::Object>, turn: &Turn) -> gst::Message {
+    gst::message::Element::builder(turn_structure(TURN, turn))
+        .src(src)
+        .build()
+}
+
+/// See [`DIARIZATION`].
+pub fn diarization(mode: &str, latency: gst::ClockTime) -> gst::Event {
+    let s = gst::Structure::builder(DIARIZATION)
+        .field("mode", mode)
+        .field("latency", latency.nseconds())
+        .build();
+    gst::event::CustomDownstreamSticky::new(s)
+}
+
+/// See [`TURNS`].
+pub fn turns(turns: &Turns) -> gst::Event {
+    let list = |turns: &[SpokenTurn]| gst::Array::new(turns.iter().map(spoken_structure));
+    let s = gst::Structure::builder(TURNS)
+        .field("watermark", turns.watermark.0)
+        .field("turns", list(&turns.all))
+        .field("exclusive", list(&turns.exclusive))
+        .build();
+    gst::event::CustomDownstream::new(s)
+}
+
+/// Reads a [`TURNS`] event's structure. What is not understood is left out.
+pub fn turns_of(s: &gst::StructureRef) -> Option<Turns> {
+    if s.name() != TURNS {
+        return None;
+    }
+    let list = |field: &str| match s.get::<gst::ArrayRef>(field) {
+        Ok(list) => list.iter().filter_map(spoken_of).collect(),
+        Err(_) => Vec::new(),
+    };
+    Some(Turns {
+        watermark: RunningNs(s.get("watermark").ok()?),
+        all: list("turns"),
+        exclusive: list("exclusive"),
+    })
+}
+
+/// See [`RELABEL`].
+pub fn relabel(relabel: &Relabel) -> gst::Event {
+    gst::event::CustomDownstream::new(relabel_structure(relabel))
+}
+
+/// See [`RELABEL`].
+pub fn relabel_message(src: &impl IsA<gst::Object>, relabel: &Relabel) -> gst::Message {
+    gst::message::Element::builder(relabel_structure(relabel))
+        .src(src)
+        .build()
+}
+
+/// Reads a [`RELABEL`] event's structure.
+pub fn relabel_of(s: &gst::StructureRef) -> Option<Relabel> {
+    if s.name() != RELABEL {
+        return None;
+    }
+    let time = |field: &str| s.get::<u64>(field).ok().map(StreamNs);
+    Some(Relabel {
+        old_id: s.get("old-id").ok()?,
+        new_id: s.get("new-id").ok(),
+        name: s.get("name").ok(),
+        from: time("from"),
+        to: time("to"),
+    })
+}
+
+fn relabel_structure(relabel: &Relabel) -> gst::Structure {
+    let mut s = gst::Structure::builder(RELABEL)
+        .field("old-id", relabel.old_id.as_str())
+        .build();
+    s.set_if_some("new-id", relabel.new_id.as_deref());
+    s.set_if_some("name", relabel.name.as_deref());
+    s.set_if_some("from", relabel.from.map(|t| t.0));
+    s.set_if_some("to", relabel.to.map(|t| t.0));
+    s
+}
+
+fn turn_structure(name: &str, turn: &Turn) -> gst::Structure {
+    let mut s = gst::Structure::builder(name)
+        .field("speaker-id", turn.speaker_id.as_str())
+        .field("start", turn.start.0)
+        .field("end", turn.end.0)
+        .field("confidence", f64::from(turn.confidence))
+        .build();
+    s.set_if_some("speaker", turn.speaker.as_deref());
+    s
+}
+
+fn spoken_structure(spoken: &SpokenTurn) -> gst::Structure {
+    let mut s = turn_structure("turn", &spoken.turn);
+    s.set("running-start", spoken.start.0);
+    s.set("running-end", spoken.end.0);
+    s
+}
+
+fn spoken_of(value: &glib::SendValue) -> Option<SpokenTurn> {
+    let s = value.get::<gst::Structure>().ok()?;
+    let start = RunningNs(s.get("running-start").ok()?);
+    let stream = s.get::<u64>("start").ok()?;
+    Some(SpokenTurn {
+        turn: Turn {
+            speaker_id: s.get("speaker-id").ok()?,
+            speaker: s.get("speaker").ok(),
+            start: StreamNs(stream),
+            end: StreamNs(s.get::<u64>("end").ok()?.max(stream)),
+            confidence: s.get::<f64>("confidence").unwrap_or(1.0) as f32,
+        },
+        start,
+        end: RunningNs(s.get::<u64>("running-end").ok()?.max(start.0)),
+    })
+}
+
 /// See [`SPEAKER_CHANGE`].
 pub fn speaker_change(speaker: Option<&str>) -> gst::Event {
     let s = gst::Structure::builder(SPEAKER_CHANGE)
@@ -105,4 +259,51 @@ pub fn speaker_change(speaker: Option<&str>) -> gst::Event {
 /// See [`FINAL_TRANSCRIPT`].
 pub fn final_transcript() -> gst::Event {
     gst::event::CustomDownstream::new(gst::Structure::new_empty(FINAL_TRANSCRIPT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_come_out_of_their_event_as_they_went_in() {
+        let _ = gst::init();
+        let turn = |start: u64, name: Option<&str>| SpokenTurn {
+            turn: Turn {
+                speaker_id: "speaker-1".into(),
+                speaker: name.map(str::to_owned),
+                start: StreamNs(start + 7),
+                end: StreamNs(start + 100),
+                confidence: 0.5,
+            },
+            start: RunningNs(start),
+            end: RunningNs(start + 93),
+        };
+        let turns = Turns {
+            watermark: RunningNs(5_000),
+            all: vec![turn(0, Some("Ann")), turn(50, None)],
+            exclusive: vec![turn(0, None)],
+        };
+
+        let event = super::turns(&turns);
+
+        assert_eq!(event.structure().and_then(turns_of), Some(turns));
+        assert_eq!(turns_of(&gst::Structure::new_empty(TURNS)), None);
+    }
+
+    #[test]
+    fn a_relabel_comes_out_of_its_event_as_it_went_in() {
+        let _ = gst::init();
+        let relabel = Relabel {
+            old_id: "speaker-3".into(),
+            new_id: Some("speaker-1".into()),
+            name: None,
+            from: Some(StreamNs(9)),
+            to: None,
+        };
+
+        let event = super::relabel(&relabel);
+
+        assert_eq!(event.structure().and_then(relabel_of), Some(relabel));
+    }
 }

@@ -3,6 +3,8 @@
 
 pub mod activity;
 pub mod cluster;
+pub mod identities;
 pub mod models;
 pub mod offline;
 pub mod reconstruct;
+pub mod voice;

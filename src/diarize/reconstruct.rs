@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::activity::{Activity, LOCAL_SPEAKERS, border_of, frame_of};
 
 /// A stretch in which one speaker talks, in samples at 16 kHz.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Talk {
     /// The first sample.
     pub start: u64,
@@ -15,6 +15,19 @@ pub struct Talk {
     pub end: u64,
     /// Who.
     pub speaker: usize,
+    /// Mean probability over its frames that this one talks, 0 to 1.
+    pub confidence: f32,
+}
+
+impl Talk {
+    /// The same so many samples later.
+    pub fn later(self, samples: u64) -> Self {
+        Self {
+            start: self.start + samples,
+            end: self.end + samples,
+            ..self
+        }
+    }
 }
 
 /// How turns are cut.
@@ -29,7 +42,7 @@ pub struct Cutting {
 }
 
 /// Who talks when.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Turns {
     /// All turns, by start; those of different speakers may overlap.
     pub all: Vec<Talk>,
@@ -58,14 +71,32 @@ struct Frame {
 /// The turns of one speaker.
 #[derive(Clone, Default)]
 struct Speaker {
-    turns: Vec<(u64, u64)>,
+    turns: Vec<Stretch>,
+}
+
+/// Frames of one speaker that follow on each other.
+#[derive(Clone, Copy)]
+struct Stretch {
+    start: u64,
+    end: u64,
+    probability: f32,
+    frames: u32,
 }
 
 impl Speaker {
-    fn talks(&mut self, start: u64, end: u64, min_silence: u64) {
+    fn talks(&mut self, start: u64, end: u64, probability: f32, min_silence: u64) {
         match self.turns.last_mut() {
-            Some(last) if start <= last.1 + min_silence => last.1 = last.1.max(end),
-            _ => self.turns.push((start, end)),
+            Some(last) if start <= last.end + min_silence => {
+                last.end = last.end.max(end);
+                last.probability += probability;
+                last.frames += 1;
+            }
+            _ => self.turns.push(Stretch {
+                start,
+                end,
+                probability,
+                frames: 1,
+            }),
         }
     }
 }
@@ -136,12 +167,13 @@ impl Reconstruction {
         order.sort_by(|a, b| seen.activity[*b].total_cmp(&seen.activity[*a]));
         let (start, end) = (border_of(frame), border_of(frame + 1));
         let silence = self.cutting.min_silence;
-        for speaker in order.iter().take(count.min(self.cutting.at_once)) {
-            self.all[*speaker].talks(start, end, silence);
+        let probability = |speaker: usize| seen.activity[speaker] / f32::from(seen.windows);
+        for &speaker in order.iter().take(count.min(self.cutting.at_once)) {
+            self.all[speaker].talks(start, end, probability(speaker), silence);
         }
-        if let Some(speaker) = order.first().filter(|_| count > 0) {
+        if let Some(&speaker) = order.first().filter(|_| count > 0) {
             // Filled pauses would overlap the turns of others here.
-            self.exclusive[*speaker].talks(start, end, 0);
+            self.exclusive[speaker].talks(start, end, probability(speaker), 0);
         }
     }
 
@@ -162,10 +194,11 @@ impl Reconstruction {
                 .into_iter()
                 .enumerate()
                 .flat_map(|(speaker, own)| {
-                    own.turns.into_iter().map(move |(start, end)| Talk {
-                        start,
-                        end,
+                    own.turns.into_iter().map(move |stretch| Talk {
+                        start: stretch.start,
+                        end: stretch.end,
                         speaker,
+                        confidence: (stretch.probability / stretch.frames as f32).min(1.0),
                     })
                 })
                 .map(|t| Talk {

@@ -11,9 +11,9 @@ use gst::subclass::prelude::*;
 use super::settings::Settings;
 use super::state::{Output, State};
 use crate::audio::time::StreamNs;
-use crate::meta;
-use crate::transcript::formats::{Format, Relabel};
+use crate::transcript::formats::Format;
 use crate::transcript::strip_markup;
+use crate::{messages, meta};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -22,10 +22,6 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("scribe's captions and transcripts"),
     )
 });
-
-/// Name of the event that mends who spoke: `old-id` (string), `new-id` and `name` (strings, either
-/// may be absent), `from` and `to` (guint64, stream time in nanoseconds, absent: without bound).
-const RELABEL: &str = "scribe/relabel";
 
 /// Media types by format, the preferred one first.
 const CAPS: &[(&str, Format)] = &[
@@ -209,16 +205,23 @@ impl Encoder {
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
+    /// Who spoke, as a diarizer tells it through a transcriber.
     fn custom(&self, settings: &Settings, structure: Option<&gst::StructureRef>) {
-        let Some(relabel) = structure
-            .filter(|s| s.has_name(RELABEL))
-            .and_then(relabel_of)
-        else {
+        let Some(structure) = structure else {
             return;
         };
-        if self.negotiate().is_ok() {
-            let out = self.state().relabel(settings, &relabel);
-            self.push_or_log(out);
+        if let Some(relabel) = messages::relabel_of(structure) {
+            if self.negotiate().is_ok() {
+                let out = self.state().relabel(settings, &relabel);
+                self.push_or_log(out);
+            }
+        } else if let Some(turns) = messages::turns_of(structure)
+            && self.negotiate().is_ok()
+        {
+            for spoken in &turns.all {
+                let out = self.state().turn(settings, &spoken.turn);
+                self.push_or_log(out);
+            }
         }
     }
 
@@ -334,17 +337,6 @@ fn caps_of(name: &str) -> gst::Caps {
         return caps.field("inline-headers", true).build();
     }
     caps.build()
-}
-
-fn relabel_of(s: &gst::StructureRef) -> Option<Relabel> {
-    let time = |field: &str| s.get::<u64>(field).ok().map(StreamNs);
-    Some(Relabel {
-        old_id: s.get("old-id").ok()?,
-        new_id: s.get("new-id").ok(),
-        name: s.get("name").ok(),
-        from: time("from"),
-        to: time("to"),
-    })
 }
 
 #[glib::object_subclass]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Sound to words: windows, guards, words. No GStreamer.
 
+pub mod attribution;
 pub mod file;
 pub mod guards;
 pub mod join;

@@ -10,13 +10,13 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::CuePreset;
-use super::inbox::{Inbox, Item, Put, Sound};
-use super::input::Input;
 use super::settings::{Settings, properties};
 use super::worker::Worker;
 use crate::context::registry_of;
 use crate::inference::whisper_cpp::logging::Level;
 use crate::inference::{ProcessStats, exit};
+use crate::intake::ear::{Ear, Refusal};
+use crate::intake::{is_live, sound_caps};
 use crate::registry::ModelStats;
 use crate::transcribe::file::SessionStats;
 use crate::transcript::cues::{CueStyle, Preset};
@@ -52,13 +52,9 @@ pub(super) fn whisper_line(level: Level, line: &str) {
 /// What streaming has built up. Reset on PAUSED to READY; a flush resets what the worker holds.
 #[derive(Default)]
 struct State {
-    input: Option<Input>,
     worker: Option<JoinHandle<()>>,
     group: Option<gst::GroupId>,
-    live: Option<bool>,
     pango: bool,
-    /// Live sound was dropped: the next is a new piece.
-    dropped: bool,
     flow: Option<gst::FlowError>,
     engine: String,
     stats: SessionStats,
@@ -69,14 +65,14 @@ struct State {
     tags: Option<gst::TagList>,
 }
 
-// Lock order: settings, then state, then the inbox's own. None is held across a push, a peer query or an
+// Lock order: settings, then state, then the ear's own. None is held across a push, a peer query or an
 // inference.
 pub struct Transcriber {
     sinkpad: gst::Pad,
     srcpad: gst::Pad,
     settings: Mutex<Settings>,
     state: Mutex<State>,
-    inbox: Arc<Inbox>,
+    ear: Ear,
 }
 
 impl Transcriber {
@@ -124,79 +120,9 @@ impl Transcriber {
 
     fn chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let most = self.settings().max_buffered_ms as usize * 16;
-        let (bytes, live, piece_bytes, mut discont) = {
-            let mut state = self.state();
-            let dropped = std::mem::take(&mut state.dropped);
-            let live = state.live.unwrap_or(false);
-            let Some(input) = &mut state.input else {
-                drop(state);
-                self.post_error_message(gst::error_msg!(
-                    gst::CoreError::Negotiation,
-                    ("sound came before its caps: put decodebin or a parser before scribetranscriber")
-                ));
-                return Err(gst::FlowError::NotNegotiated);
-            };
-            let discont = buffer.flags().contains(gst::BufferFlags::DISCONT) || dropped;
-            if discont {
-                input.reset();
-            }
-            let piece_bytes = input.bytes_per_second().max(1);
-            (input.bytes(buffer), live, piece_bytes, discont)
-        };
-        let Some(mut bytes) = bytes else {
-            self.post_error_message(gst::error_msg!(
-                gst::ResourceError::Read,
-                ("a buffer of sound cannot be read")
-            ));
-            return Err(gst::FlowError::Error);
-        };
-        if buffer.flags().contains(gst::BufferFlags::GAP)
-            && let Some(input) = &self.state().input
-        {
-            // Zero is no silence in unsigned formats.
-            input.info().format_info().fill_silence(&mut bytes);
-        }
-        // A buffer may hold hours (a low rate, a demuxer that likes large ones): in pieces of a second the bound
-        // on what waits stays exact.
-        let mut pts = buffer.pts();
-        for piece in bytes.chunks(piece_bytes) {
-            // Locks are let go between conversion and waiting.
-            let converted = {
-                let mut state = self.state();
-                let Some(input) = &mut state.input else {
-                    return Err(gst::FlowError::Flushing);
-                };
-                input.convert(piece)
-            };
-            let Some(channels) = converted else {
-                self.post_error_message(gst::error_msg!(
-                    gst::StreamError::Decode,
-                    ("libgstaudio could not convert the sound")
-                ));
-                return Err(gst::FlowError::Error);
-            };
-            let sound = Sound {
-                channels,
-                pts: pts.take(),
-                discont: std::mem::take(&mut discont),
-            };
-            self.hand_in(Item::Sound(sound), most, live)?;
-        }
-        Ok(gst::FlowSuccess::Ok)
-    }
-
-    fn hand_in(
-        &self,
-        item: Item,
-        most: usize,
-        live: bool,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        match self.inbox.put(item, most, live) {
-            Put::Done => Ok(gst::FlowSuccess::Ok),
-            Put::Flushing => Err(gst::FlowError::Flushing),
-            Put::Failed => Err(self.state().flow.unwrap_or(gst::FlowError::Error)),
-            Put::Dropped => {
-                self.state().dropped = true;
+        match self.ear.hear(buffer, most, "scribetranscriber") {
+            Ok(false) => Ok(gst::FlowSuccess::Ok),
+            Ok(true) => {
                 gst::warning!(
                     CAT,
                     imp = self,
@@ -204,47 +130,32 @@ impl Transcriber {
                 );
                 Ok(gst::FlowSuccess::Ok)
             }
+            Err(Refusal::Error(message, flow)) => {
+                self.post_error_message(message);
+                Err(flow)
+            }
+            Err(Refusal::Flushing) => Err(gst::FlowError::Flushing),
+            Err(Refusal::Failed) => Err(self.state().flow.unwrap_or(gst::FlowError::Error)),
         }
     }
 
     fn event_in(&self, event: gst::Event) -> bool {
-        self.hand_in(Item::Event(event), 0, false).is_ok()
-    }
-
-    /// The resampler's last samples follow what it was given.
-    fn drain_input(&self) {
-        let rest = self.state().input.as_mut().and_then(Input::drain);
-        if let Some(channels) = rest.filter(|c| c.iter().any(|c| !c.is_empty())) {
-            let sound = Sound {
-                channels,
-                pts: None,
-                discont: false,
-            };
-            let _ = self.hand_in(Item::Sound(sound), usize::MAX, false);
-        }
-        if let Some(input) = &mut self.state().input {
-            input.reset();
-        }
+        self.ear.event(event).is_ok()
     }
 
     fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         gst::log!(CAT, obj = pad, "{event:?}");
         match event.view() {
             gst::EventView::FlushStart(_) => {
-                self.inbox.flush_start();
+                self.ear.inbox().flush_start();
                 self.srcpad.push_event(event)
             }
             gst::EventView::FlushStop(_) => {
                 {
                     // The worker is out of its push: downstream has been flushing since FLUSH_START.
                     let _stream = self.srcpad.stream_lock();
-                    self.inbox.flush_stop();
-                    let mut state = self.state();
-                    state.flow = None;
-                    state.dropped = false;
-                    if let Some(input) = &mut state.input {
-                        input.reset();
-                    }
+                    self.ear.flush_stop();
+                    self.state().flow = None;
                 }
                 self.srcpad.push_event(event)
             }
@@ -256,7 +167,7 @@ impl Transcriber {
             }
             gst::EventView::Tag(e) => self.tag(e),
             gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) => {
-                self.drain_input();
+                self.ear.drain();
                 self.event_in(event)
             }
             _ if event.is_serialized() => self.event_in(event),
@@ -279,27 +190,14 @@ impl Transcriber {
 
     fn caps(&self, event: &gst::event::Caps) -> bool {
         let channels = self.settings().channels;
-        let known = self.state().input.as_ref().is_some_and(|input| {
-            gst_audio::AudioInfo::from_caps(&event.caps_owned())
-                .is_ok_and(|info| &info == input.info())
-        });
-        if !known {
-            self.drain_input();
-            match Input::new(event.caps(), channels) {
-                Ok(input) => {
-                    gst::debug!(
-                        CAT,
-                        imp = self,
-                        "{} channels out of {}",
-                        input.channels(),
-                        event.caps()
-                    );
-                    self.state().input = Some(input);
-                }
-                Err(message) => {
-                    self.post_error_message(message);
-                    return false;
-                }
+        match self.ear.set_caps(event.caps(), channels) {
+            Ok(Some(taken)) => {
+                gst::debug!(CAT, imp = self, "{taken} channels out of {}", event.caps());
+            }
+            Ok(None) => {}
+            Err(message) => {
+                self.post_error_message(message);
+                return false;
             }
         }
         let text = self.text_caps();
@@ -339,9 +237,8 @@ impl Transcriber {
         if !first {
             return;
         }
-        let mut query = gst::query::Latency::new();
-        let live = self.sinkpad.peer_query(&mut query) && query.result().0;
-        self.state().live = Some(live);
+        let live = is_live(&self.sinkpad);
+        self.ear.set_live(live);
         if live {
             gst::element_imp_warning!(
                 self,
@@ -416,7 +313,8 @@ impl Transcriber {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings().clone();
-        let (epoch, cancel) = self.inbox.start();
+        let (epoch, cancel) = self.ear.inbox().start();
+        self.ear.reset();
         {
             let mut state = self.state();
             let worker = state.worker.take();
@@ -428,12 +326,13 @@ impl Transcriber {
         let registry = registry_of(&*self.obj());
         let worker = Worker {
             element: self.obj().downgrade(),
-            inbox: Arc::clone(&self.inbox),
+            inbox: Arc::clone(self.ear.inbox()),
             style: cue_style(&settings),
             settings,
             registry,
             epoch,
             cancel,
+            diarized: false,
         };
         let thread = std::thread::Builder::new()
             .name("scribe-stream".into())
@@ -457,6 +356,7 @@ impl Transcriber {
                 let _ = worker.join();
             }
         }
+        self.ear.reset();
         let mut state = self.state();
         let (engine, stats, model, process) = (
             std::mem::take(&mut state.engine),
@@ -486,7 +386,10 @@ impl Transcriber {
             .field("decoded-again", stats.decoded_again)
             .field("refused", stats.refused)
             .field("words", stats.words)
-            .field("buffered-seconds", self.inbox.waiting() as f64 / 16_000.0)
+            .field(
+                "buffered-seconds",
+                self.ear.inbox().waiting() as f64 / 16_000.0,
+            )
             .field_if_some("lanes", state.model.as_ref().map(|m| m.lanes as u32))
             .field_if_some("queued", state.model.as_ref().map(|m| m.queued as u32))
             .field_if_some(
@@ -565,7 +468,7 @@ impl ObjectSubclass for Transcriber {
             srcpad,
             settings: Mutex::default(),
             state: Mutex::default(),
-            inbox: Arc::default(),
+            ear: Ear::default(),
         }
     }
 }
@@ -637,9 +540,7 @@ impl ElementImpl for Transcriber {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let mut sound = gst_audio::AudioCapsBuilder::new().build();
-            let layouts = gst::List::new(["interleaved", "non-interleaved"]);
-            sound.make_mut().set("layout", layouts);
+            let sound = sound_caps();
             let text = gst::Caps::builder("text/x-raw")
                 .field("format", gst::List::new(["utf8", "pango-markup"]))
                 .build();
@@ -678,7 +579,7 @@ impl ElementImpl for Transcriber {
                     return Err(gst::StateChangeError);
                 }
             }
-            gst::StateChange::PausedToReady => self.inbox.shutdown(),
+            gst::StateChange::PausedToReady => self.ear.inbox().shutdown(),
             _ => {}
         }
         let outcome = self.parent_change_state(transition)?;

@@ -2,16 +2,16 @@
 //! `scribetranscriber`: audio in, words or cues with times out.
 
 mod imp;
-mod inbox;
-mod input;
 mod output;
 mod settings;
+mod speakers;
 mod worker;
 
 use gst::glib;
 use gst::prelude::*;
 
 use crate::inference::whisper_cpp::logging;
+pub use crate::intake::Channels;
 
 glib::wrapper! {
     /// See the module.
@@ -59,19 +59,6 @@ pub enum CuePreset {
     /// A segment as OpenAI's own writer makes it.
     #[enum_value(name = "Long lines as OpenAI's writer makes them", nick = "openai")]
     Openai,
-}
-
-/// What to do with several channels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstScribeChannels")]
-pub enum Channels {
-    /// All into one.
-    #[default]
-    #[enum_value(name = "All channels into one", nick = "mix")]
-    Mix,
-    /// Each on its own, a speaker each.
-    #[enum_value(name = "Each channel on its own, a speaker each", nick = "separate")]
-    Separate,
 }
 
 /// Which engine runs the model.

@@ -15,14 +15,16 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::imp::CAT;
-use super::inbox::{Inbox, Item, Sound, Take};
 use super::output::{Out, Output};
 use super::settings::Settings;
+use super::speakers::Speakers;
 use super::{IsolationSetting, TaskSetting};
-use crate::audio::{SampleIndex, SegmentMap, StreamNs, Timeline};
+use crate::audio::{SampleIndex, StreamNs, Timeline};
 use crate::error::engine_error;
 use crate::inference::isolated::Isolation;
 use crate::inference::{CancelToken, EngineError};
+use crate::intake::inbox::{Inbox, Item, Sound, Take};
+use crate::intake::segment_map;
 use crate::messages;
 use crate::registry::limit::human_bytes;
 use crate::registry::{Degraded, Kind, Registry, VadSpec, Whisper, WhisperSpec};
@@ -48,6 +50,8 @@ pub(super) struct Worker {
     pub style: CueStyle,
     pub epoch: u64,
     pub cancel: CancelToken,
+    /// A diarizer before us has said, once for the stream, that it will tell who speaks.
+    pub diarized: bool,
 }
 
 /// The work on one stream between two flushes.
@@ -64,6 +68,10 @@ struct Stream {
     backwards: bool,
     /// Tags and custom events, with the sample they came before: they leave in their place between the words.
     waiting: VecDeque<(SampleIndex, gst::Event)>,
+    /// Who speaks, where a diarizer tells.
+    speakers: Option<Speakers>,
+    /// Words that wait for their speakers.
+    held: VecDeque<Spoken>,
 }
 
 /// The models, and what the session works by.
@@ -168,7 +176,7 @@ impl Worker {
                     }
                 }
                 Take::Item(Item::Sound(sound)) => {
-                    let stream = stream.get_or_insert_with(|| Stream::new(&segment));
+                    let stream = stream.get_or_insert_with(|| Stream::new(&segment, self.diarized));
                     if let Err(stop) = self.sound(stream, sound, &loaded) {
                         return stop;
                     }
@@ -366,7 +374,7 @@ impl Worker {
 
     #[allow(clippy::too_many_arguments)] // The parts of one epoch, which live in its loop.
     fn event(
-        &self,
+        &mut self,
         event: gst::Event,
         stream: &mut Option<Stream>,
         segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
@@ -410,7 +418,7 @@ impl Worker {
                         stream.timeline.set_segment(segment_map(new));
                         stream.backwards = new.rate() < 0.0;
                     }
-                    None => *stream = Some(Stream::new(&Some(new.clone()))),
+                    None => *stream = Some(Stream::new(&Some(new.clone()), self.diarized)),
                 }
                 *segment = Some(new.clone());
                 output.pango = element.imp().pango();
@@ -421,7 +429,7 @@ impl Worker {
                 let Some(duration) = duration else {
                     return Ok(());
                 };
-                let stream = stream.get_or_insert_with(|| Stream::new(segment));
+                let stream = stream.get_or_insert_with(|| Stream::new(segment, self.diarized));
                 self.silence(stream, pts, duration);
             }
             gst::EventView::StreamStart(_) => {
@@ -429,6 +437,10 @@ impl Worker {
                     self.drain(stream, output, report)?;
                 }
                 output.new_stream();
+                self.diarized = false;
+                if let Some(stream) = stream {
+                    stream.speakers = None;
+                }
                 self.push_event(&element, event);
             }
             gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) => {
@@ -442,7 +454,22 @@ impl Worker {
                 report.done(&element, self.settings.post_messages);
                 self.push_event(&element, event);
             }
+            gst::EventView::CustomDownstreamSticky(e)
+                if e.structure()
+                    .is_some_and(|s| s.name() == messages::DIARIZATION) =>
+            {
+                self.diarized = true;
+                if let Some(stream) = stream {
+                    stream.speakers.get_or_insert_default();
+                }
+                self.push_event(&element, event);
+            }
             _ => {
+                if let Some(stream) = stream
+                    && let Some(structure) = event.structure()
+                {
+                    stream.hear_of_speakers(structure);
+                }
                 // Never by a drain: that would cut the window, and decoders send tags all the time.
                 match stream {
                     Some(stream) if !stream.sessions.is_empty() => {
@@ -482,6 +509,8 @@ impl Worker {
         loop {
             self.pump(stream, output, report)?;
             if stream.sessions.iter().all(Session::is_idle) {
+                // Whose turns have not come by now, have none.
+                self.release(stream, output, true)?;
                 let element = self.element.upgrade().ok_or(Stop::Interrupted)?;
                 if let Some(models) = stream.sessions.first().map(Session::models) {
                     self.look_at(&element, models);
@@ -533,10 +562,17 @@ impl Worker {
         }
         ready.sort_by_key(|(_, spoken)| spoken.start);
         for (channel, spoken) in ready {
+            // Channels are speakers by themselves.
+            if stream.speakers.is_some() && !several {
+                stream.held.push_back(spoken);
+                continue;
+            }
             let speaker = several.then(|| format!("Channel {}", channel + 1));
             self.push_waiting(&element, stream, spoken.start);
             self.speak(&element, stream, spoken, speaker, output)?;
         }
+        self.release(stream, output, false)?;
+        let until = stream.held.front().map_or(until, |s| until.min(s.start));
         self.push_waiting(&element, stream, until);
         let stream_time = stream.timeline.stream_ns(until);
         if let Some(out) = output.advance(gst::ClockTime::from_nseconds(stream_time.0)) {
@@ -566,6 +602,37 @@ impl Worker {
         Ok(())
     }
 
+    /// Says what has waited for its speakers: what they are known for, or everything.
+    fn release(
+        &self,
+        stream: &mut Stream,
+        output: &mut Output,
+        everything: bool,
+    ) -> Result<(), Stop> {
+        let Some(element) = self.element.upgrade() else {
+            return Err(Stop::Interrupted);
+        };
+        while let Some(spoken) = stream.held.front() {
+            let end = stream.timeline.running_ns(spoken.end);
+            let known = stream
+                .speakers
+                .as_ref()
+                .is_none_or(|s| s.are_known_until(end));
+            if !known && !everything {
+                break;
+            }
+            let Some(spoken) = stream.held.pop_front() else {
+                break;
+            };
+            self.push_waiting(&element, stream, spoken.start);
+            self.speak(&element, stream, spoken, None, output)?;
+            if let Some(speakers) = &mut stream.speakers {
+                speakers.forget_before(end);
+            }
+        }
+        Ok(())
+    }
+
     /// Events that came before sample `until`.
     fn push_waiting(&self, element: &super::Transcriber, stream: &mut Stream, until: SampleIndex) {
         while stream.waiting.front().is_some_and(|(at, _)| *at <= until)
@@ -587,7 +654,7 @@ impl Worker {
         let id = speaker
             .as_ref()
             .map(|s| s.to_ascii_lowercase().replace(' ', "-"));
-        let words: Vec<Word> = spoken
+        let mut words: Vec<Word> = spoken
             .words
             .iter()
             .map(|w| Word {
@@ -602,6 +669,11 @@ impl Worker {
                 speaker: speaker.clone(),
             })
             .collect();
+        if let Some(speakers) = &stream.speakers
+            && speaker.is_none()
+        {
+            speakers.attribute(&mut words);
+        }
         if let Some(caps) = element.imp().renegotiated() {
             output.pango = element.imp().pango();
             self.push_event(element, gst::event::Caps::new(&caps));
@@ -664,7 +736,7 @@ impl Worker {
 }
 
 impl Stream {
-    fn new(segment: &Option<gst::FormattedSegment<gst::ClockTime>>) -> Self {
+    fn new(segment: &Option<gst::FormattedSegment<gst::ClockTime>>, diarized: bool) -> Self {
         let mut timeline = Timeline::new();
         if let Some(segment) = segment {
             timeline.set_segment(segment_map(segment));
@@ -678,23 +750,25 @@ impl Stream {
             end: SampleIndex(0),
             backwards: segment.as_ref().is_some_and(|s| s.rate() < 0.0),
             waiting: VecDeque::new(),
+            speakers: diarized.then(Speakers::default),
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Takes what a diarizer's event tells.
+    fn hear_of_speakers(&mut self, structure: &gst::StructureRef) {
+        let Some(speakers) = &mut self.speakers else {
+            return;
+        };
+        if let Some(turns) = messages::turns_of(structure) {
+            speakers.take(&turns);
+        } else if let Some(relabel) = messages::relabel_of(structure) {
+            speakers.relabel(&relabel);
         }
     }
 
     fn wants_input(&self) -> bool {
         self.sessions.iter().all(Session::wants_input)
-    }
-}
-
-fn segment_map(segment: &gst::FormattedSegment<gst::ClockTime>) -> SegmentMap {
-    let ns = |t: Option<gst::ClockTime>| t.map_or(0, gst::ClockTime::nseconds);
-    SegmentMap {
-        start_ns: ns(segment.start()),
-        stop_ns: segment.stop().map(gst::ClockTime::nseconds),
-        base_ns: ns(segment.base()),
-        time_ns: ns(segment.time()),
-        rate: segment.rate(),
-        applied_rate: segment.applied_rate(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::Channels;
 
 /// Converts what comes in between two CAPS events.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     info: gst_audio::AudioInfo,
     converter: AudioConverter,
     /// Of the converter.
@@ -19,7 +19,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn new(caps: &gst::CapsRef, channels: Channels) -> Result<Self, gst::ErrorMessage> {
+    pub(crate) fn new(caps: &gst::CapsRef, channels: Channels) -> Result<Self, gst::ErrorMessage> {
         let refused = |why: &str| {
             gst::error_msg!(
                 gst::StreamError::Format,
@@ -63,7 +63,7 @@ impl Input {
         })
     }
 
-    pub(super) fn channels(&self) -> usize {
+    pub(crate) fn channels(&self) -> usize {
         if self.stereo.is_some() {
             1
         } else {
@@ -72,7 +72,7 @@ impl Input {
     }
 
     /// A buffer's samples in the order the converter wants. `None` if it cannot be read.
-    pub(super) fn bytes(&self, buffer: &gst::BufferRef) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, buffer: &gst::BufferRef) -> Option<Vec<u8>> {
         if self.info.layout() == gst_audio::AudioLayout::Interleaved {
             return Some(buffer.map_readable().ok()?.to_vec());
         }
@@ -93,27 +93,27 @@ impl Input {
     }
 
     /// Bytes of a second of sound, in whole frames.
-    pub(super) fn bytes_per_second(&self) -> usize {
+    pub(crate) fn bytes_per_second(&self) -> usize {
         self.info.bpf() as usize * self.info.rate() as usize
     }
 
-    pub(super) fn info(&self) -> &gst_audio::AudioInfo {
+    pub(crate) fn info(&self) -> &gst_audio::AudioInfo {
         &self.info
     }
 
     /// A vector a channel. `None` if the converter failed.
-    pub(super) fn convert(&mut self, data: &[u8]) -> Option<Vec<Vec<f32>>> {
+    pub(crate) fn convert(&mut self, data: &[u8]) -> Option<Vec<Vec<f32>>> {
         let samples = self.converter.convert(data)?;
         Some(self.split(samples))
     }
 
     /// What the resampler still holds.
-    pub(super) fn drain(&mut self) -> Option<Vec<Vec<f32>>> {
+    pub(crate) fn drain(&mut self) -> Option<Vec<Vec<f32>>> {
         let samples = self.converter.drain()?;
         Some(self.split(samples))
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.converter.reset();
     }
 

@@ -9,7 +9,7 @@ use crate::inference::CancelToken;
 
 /// Sound at 16 kHz, a vector a channel, all of one length.
 #[derive(Debug)]
-pub(super) struct Sound {
+pub(crate) struct Sound {
     pub channels: Vec<Vec<f32>>,
     pub pts: Option<gst::ClockTime>,
     pub discont: bool,
@@ -17,7 +17,7 @@ pub(super) struct Sound {
 
 /// What waits.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(crate) enum Item {
     Sound(Sound),
     /// The resampler's tail: follows on whatever came before.
     Event(gst::Event),
@@ -25,7 +25,7 @@ pub(super) enum Item {
 
 /// Outcome of handing something in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Put {
+pub(crate) enum Put {
     Done,
     /// Live and full: it was dropped.
     Dropped,
@@ -37,7 +37,7 @@ pub(super) enum Put {
 
 /// What the worker finds when it looks.
 #[derive(Debug)]
-pub(super) enum Take {
+pub(crate) enum Take {
     Item(Item),
     /// A ticket may have come, or the time is over.
     Nothing,
@@ -66,7 +66,7 @@ struct State {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -84,7 +84,7 @@ impl Inbox {
     }
 
     /// Hands in an item. Sound waits while `most_samples` are there already, unless `live`.
-    pub(super) fn put(&self, item: Item, most_samples: usize, live: bool) -> Put {
+    pub(crate) fn put(&self, item: Item, most_samples: usize, live: bool) -> Put {
         let mut state = self.lock();
         loop {
             if state.shutdown || state.flushing {
@@ -114,7 +114,7 @@ impl Inbox {
 
     /// The next item if `wants`, else nothing, once something has changed or `timeout` is over. `epoch` is
     /// the worker's.
-    pub(super) fn take(&self, epoch: u64, wants: bool, timeout: Duration) -> Take {
+    pub(crate) fn take(&self, epoch: u64, wants: bool, timeout: Duration) -> Take {
         let mut state = self.lock();
         let mut waited = false;
         loop {
@@ -147,13 +147,13 @@ impl Inbox {
     }
 
     /// Wakes the worker: an answer has come.
-    pub(super) fn poke(&self) {
+    pub(crate) fn poke(&self) {
         self.lock().poked = true;
         self.changed.notify_all();
     }
 
     /// FLUSH_START: drops what waits, cancels what runs, sends everybody home.
-    pub(super) fn flush_start(&self) {
+    pub(crate) fn flush_start(&self) {
         let mut state = self.lock();
         state.flushing = true;
         state.items.clear();
@@ -164,7 +164,7 @@ impl Inbox {
     }
 
     /// FLUSH_STOP: a new epoch begins.
-    pub(super) fn flush_stop(&self) {
+    pub(crate) fn flush_stop(&self) {
         let mut state = self.lock();
         state.flushing = false;
         state.failed = false;
@@ -177,7 +177,7 @@ impl Inbox {
     }
 
     /// READY to PAUSED: empty, in a new epoch.
-    pub(super) fn start(&self) -> (u64, CancelToken) {
+    pub(crate) fn start(&self) -> (u64, CancelToken) {
         let mut state = self.lock();
         let epoch = state.epoch + 1;
         *state = State {
@@ -189,7 +189,7 @@ impl Inbox {
     }
 
     /// PAUSED to READY.
-    pub(super) fn shutdown(&self) {
+    pub(crate) fn shutdown(&self) {
         let mut state = self.lock();
         state.shutdown = true;
         state.items.clear();
@@ -200,7 +200,7 @@ impl Inbox {
     }
 
     /// `epoch` has failed: what comes is refused until a flush. False if it is over anyway.
-    pub(super) fn fail(&self, epoch: u64) -> bool {
+    pub(crate) fn fail(&self, epoch: u64) -> bool {
         let mut state = self.lock();
         if state.epoch != epoch || state.flushing || state.shutdown {
             return false;
@@ -214,13 +214,13 @@ impl Inbox {
     }
 
     /// Whether `epoch` is still the present one and nothing is being flushed.
-    pub(super) fn is_current(&self, epoch: u64) -> bool {
+    pub(crate) fn is_current(&self, epoch: u64) -> bool {
         let state = self.lock();
         state.epoch == epoch && !state.flushing && !state.shutdown
     }
 
     /// Samples that wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().samples
     }
 }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What must be known of an embedding model to tell people apart by it: what it looks at, and how far apart its vectors
+//! are. Both come from its manifest entry, for both are the model's own: a threshold made for another model puts all people
+//! into one, or parts one into many.
+
+use super::models::embedding_spec;
+use crate::inference::EngineError;
+use crate::inference::manifest::{self, Entry, Task};
+use crate::registry::{Embedding, EmbeddingSpec, Kind as _};
+
+/// How the vectors of one person differ from those of another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VoiceThresholds {
+    /// Distance of unit vectors (0 to 2) up to which windows are one person in the first stage.
+    pub link: f32,
+    /// Cosine distance (0 to 2) under which two people of the first stage are one.
+    pub merge: f32,
+    /// Least speech of a person in the first stage, in seconds.
+    pub least_seconds: f32,
+}
+
+/// What an embedding model looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoiceInput {
+    /// Samples that it looks at at once; 0 for as much as there is.
+    pub piece: usize,
+    /// Fewest samples that it takes.
+    pub min_samples: usize,
+}
+
+/// An embedding model with all that is known of its vectors.
+#[derive(Clone, Debug)]
+pub struct VoiceModel {
+    /// How it is loaded.
+    pub spec: EmbeddingSpec,
+    /// What it looks at.
+    pub input: VoiceInput,
+    /// How its vectors are told apart.
+    pub thresholds: VoiceThresholds,
+}
+
+impl VoiceModel {
+    /// Its name, for people.
+    pub fn name(&self) -> String {
+        Embedding::name(&self.spec)
+    }
+}
+
+/// Finds the embedding model that `model` names (empty: the best one on disk). [`EngineError::Unsupported`] for one whose
+/// manifest entry gives no thresholds.
+pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
+    let spec = embedding_spec(model)?;
+    #[cfg(any(test, feature = "test-support"))]
+    if model.starts_with("fake:") {
+        return Ok(VoiceModel {
+            spec,
+            input: VoiceInput {
+                piece: 0,
+                min_samples: 400,
+            },
+            thresholds: VoiceThresholds {
+                link: 0.45,
+                merge: 0.15,
+                least_seconds: 4.0,
+            },
+        });
+    }
+    let found = manifest::resolve(model, Task::Embedding)
+        .map_err(|e| EngineError::ModelMissing(e.to_string()))?;
+    let entry = found.entry.as_ref().ok_or_else(|| {
+        EngineError::Unsupported(format!("no manifest describes {}", found.path.display()))
+    })?;
+    Ok(VoiceModel {
+        spec,
+        input: input(entry),
+        thresholds: thresholds(entry)?,
+    })
+}
+
+fn input(entry: &Entry) -> VoiceInput {
+    let samples = |name: &str| entry.contract.number(name).map(|n| n.max(0.0) as usize);
+    VoiceInput {
+        piece: samples("window_samples").unwrap_or(0),
+        // Two frames of Kaldi's features are 560 samples, and no vector of less than this says much.
+        min_samples: samples("min_samples").unwrap_or(6_400),
+    }
+}
+
+fn thresholds(entry: &Entry) -> Result<VoiceThresholds, EngineError> {
+    let number = |name: &str, most: f64| {
+        let value = entry.threshold(name).filter(|v| (0.0..=most).contains(v));
+        value.map(|v| v as f32).ok_or_else(|| {
+            EngineError::Unsupported(format!(
+                "the manifest entry of {} has no threshold {name} from 0 to {most}, and that of another model would put \
+                 people together wrongly: docs/models.md says how it is measured",
+                entry.id
+            ))
+        })
+    };
+    Ok(VoiceThresholds {
+        link: number("cluster_link", 2.0)?,
+        merge: number("cluster_merge", 2.0)?,
+        least_seconds: number("cluster_least_s", 3600.0)?,
+    })
+}

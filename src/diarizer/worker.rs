@@ -1,0 +1,645 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The stream's worker: one thread that takes sound and events in order and runs the logic. Events for `src` it leaves in
+//! the outbox, for the streaming thread; on `turns` it pushes itself.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::DiarizerMode;
+use super::imp::{CAT, FENCE};
+use super::outbox::Outbox;
+use super::settings::Settings;
+use super::turns_pad::{Out, TurnsStream};
+use crate::audio::{RunningNs, SampleIndex, Timeline};
+use crate::diarize::identities::Identities;
+use crate::diarize::models::segmentation_spec;
+use crate::diarize::offline::{Diarization, Offline, OfflineOptions};
+use crate::diarize::reconstruct::{Cutting, Talk};
+use crate::diarize::voice::{VoiceModel, voice_model};
+use crate::error::engine_error;
+use crate::inference::{CancelToken, EngineError};
+use crate::intake::inbox::{Inbox, Item, Sound, Take};
+use crate::intake::segment_map;
+use crate::messages::{self, SpokenTurn, Turns};
+use crate::registry::{Degraded, Embedding, FirstOf, Lease, Registry, Request, Segmentation};
+use crate::transcript::Turn;
+
+/// How long the worker sleeps when nothing happens.
+const TICK: Duration = Duration::from_millis(500);
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// Speakers at a time, at most: the segmentation model hears no more than two of three.
+const AT_ONCE: usize = 3;
+
+/// What the thread needs from the element.
+pub(super) struct Worker {
+    pub element: glib::WeakRef<super::Diarizer>,
+    pub inbox: Arc<Inbox>,
+    pub outbox: Arc<Outbox>,
+    pub settings: Settings,
+    pub registry: Registry,
+    pub epoch: u64,
+    pub cancel: CancelToken,
+    /// Who was heard before: ids survive seeks.
+    pub identities: Identities,
+    pub group: Option<gst::GroupId>,
+    pub turns: TurnsStream,
+}
+
+/// The models.
+struct Loaded {
+    segmentation: Arc<Lease<Segmentation>>,
+    embedding: Arc<Lease<Embedding>>,
+    voice: VoiceModel,
+}
+
+/// The work on one stream between two flushes, or between two segments.
+struct Stream {
+    timeline: Timeline,
+    listener: Listener,
+    end: SampleIndex,
+    told: Instant,
+}
+
+enum Listener {
+    Offline(Offline),
+    /// Going on without speakers: sound is let pass.
+    Deaf,
+}
+
+/// Why the worker stops what it does.
+enum Stop {
+    /// A flush or a shutdown: the inbox knows which.
+    Interrupted,
+    /// Downstream of `turns` refused.
+    Flow(gst::FlowError),
+    /// An error to be posted.
+    Error(gst::ErrorMessage),
+}
+
+impl Worker {
+    /// Runs until the element goes to READY. A panic becomes an error on the bus and ends the epoch, as any error does.
+    pub(super) fn run(mut self) {
+        loop {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.epoch()));
+            let stop = outcome.unwrap_or_else(|_| {
+                Stop::Error(gst::error_msg!(
+                    gst::LibraryError::Failed,
+                    ("scribediarizer's worker panicked: this is a bug. Set the element to NULL and back to go on")
+                ))
+            });
+            self.stopped(stop);
+            loop {
+                match self.inbox.take(self.epoch, false, TICK) {
+                    Take::Shutdown => return,
+                    Take::Flushed { epoch, cancel } => {
+                        self.epoch = epoch;
+                        self.cancel = cancel;
+                        self.turns.flush();
+                        break;
+                    }
+                    Take::Item(_) | Take::Nothing => {
+                        if self.element.upgrade().is_none() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn stopped(&self, stop: Stop) {
+        let element = self.element.upgrade();
+        let told = |message: gst::ErrorMessage| {
+            if self.inbox.is_current(self.epoch)
+                && let Some(element) = &element
+            {
+                element.imp().post_error_message(message);
+            }
+        };
+        match stop {
+            Stop::Interrupted => return,
+            Stop::Flow(error) => {
+                if !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos) {
+                    told(gst::error_msg!(
+                        gst::StreamError::Failed,
+                        ("what comes after scribediarizer's turns refused them: {error:?}"),
+                        ["streaming stopped, reason {error:?}"]
+                    ));
+                }
+                if let Some(element) = &element {
+                    element.imp().set_flow(error);
+                }
+            }
+            Stop::Error(message) => told(message),
+        }
+        self.inbox.fail(self.epoch);
+        self.outbox.shut();
+    }
+
+    /// Works until a flush, an error or the end.
+    fn epoch(&mut self) -> Stop {
+        let loaded = match self.load() {
+            Ok(loaded) => loaded,
+            Err(stop) => return stop,
+        };
+        let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
+        let mut stream: Option<Stream> = None;
+        // What goes out on `turns` once the streaming thread is on its way: a sink that prerolls there would hold it.
+        let mut later: Vec<Out> = Vec::new();
+        loop {
+            let step = match self.inbox.take(self.epoch, true, TICK) {
+                Take::Shutdown | Take::Flushed { .. } => Err(Stop::Interrupted),
+                Take::Nothing => match self.element.upgrade() {
+                    Some(_) => Ok(()),
+                    None => Err(Stop::Interrupted),
+                },
+                Take::Item(Item::Sound(sound)) => {
+                    let stream =
+                        stream.get_or_insert_with(|| self.begin(&segment, loaded.as_ref()));
+                    self.sound(stream, &sound)
+                }
+                Take::Item(Item::Event(event)) => {
+                    self.event(&event, &mut stream, &mut segment, &loaded, &mut later)
+                }
+            };
+            if let Err(stop) = step {
+                return stop;
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        segment: &Option<gst::FormattedSegment<gst::ClockTime>>,
+        loaded: Option<&Loaded>,
+    ) -> Stream {
+        let mut timeline = Timeline::new();
+        if let Some(segment) = segment {
+            timeline.set_segment(segment_map(segment));
+        }
+        let listener = match loaded {
+            Some(loaded) => Listener::Offline(Offline::new(
+                Arc::clone(&loaded.segmentation),
+                Arc::clone(&loaded.embedding),
+                self.settings.step_ms as usize * 16,
+                loaded.voice.input,
+                self.cancel.clone(),
+            )),
+            None => {
+                // Nobody is to wait for speakers in this stream either.
+                self.outbox.put(nobody_waits());
+                Listener::Deaf
+            }
+        };
+        Stream {
+            timeline,
+            listener,
+            end: SampleIndex(0),
+            told: Instant::now(),
+        }
+    }
+
+    /// Leases on the models, with PROGRESS messages while they load; `None` to go on without.
+    fn load(&self) -> Result<Option<Loaded>, Stop> {
+        let progress = |kind: gst::ProgressType, text: &str| {
+            if let Some(element) = self.element.upgrade() {
+                let message = gst::message::Progress::builder(kind, "scribe-model", text)
+                    .src(&element)
+                    .build();
+                let _ = element.post_message(message);
+            }
+        };
+        progress(gst::ProgressType::Start, "Loading the speaker models");
+        if !self.settings.memory_limit.is_empty()
+            && let Ok(limit) = self.settings.memory_limit.parse()
+            && let Err(why) = self.registry.lower_limit(limit)
+            && let Some(element) = self.element.upgrade()
+        {
+            gst::element_warning!(element, gst::LibraryError::Settings, ("{why}"));
+        }
+        match self.acquire() {
+            Ok(loaded) => {
+                progress(gst::ProgressType::Complete, "The speaker models are loaded");
+                Ok(Some(loaded))
+            }
+            Err(EngineError::Cancelled) => {
+                progress(gst::ProgressType::Canceled, "Loading was stopped");
+                Err(Stop::Interrupted)
+            }
+            Err(error) => {
+                progress(gst::ProgressType::Error, &error.to_string());
+                self.without_speakers(&error)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn acquire(&self) -> Result<Loaded, EngineError> {
+        let segmentation = segmentation_spec(&self.settings.segmentation_model)?;
+        let mut wanted = vec![self.settings.embedding_model.clone()];
+        wanted.extend(self.settings.fallback().0);
+        let mut voices: Vec<VoiceModel> = Vec::new();
+        let mut missing: Vec<(String, EngineError)> = Vec::new();
+        for model in wanted {
+            match voice_model(&model) {
+                Ok(voice) => voices.push(voice),
+                Err(error) => missing.push((model, error)),
+            }
+        }
+        if voices.is_empty() {
+            return Err(match missing.into_iter().next() {
+                Some((_, error)) => error,
+                None => EngineError::Cancelled,
+            });
+        }
+        let request = (
+            Request::<Segmentation>(segmentation),
+            FirstOf::<Embedding>(voices.iter().map(|v| v.spec.clone()).collect()),
+        );
+        let (mut segmentation, chosen) = self.registry.acquire(request, &self.cancel)?;
+        let mut embedding = chosen.lease;
+        segmentation.set_batch_size(self.settings.batch_size as usize);
+        embedding.set_batch_size(self.settings.batch_size as usize);
+        let mut voice = voices.swap_remove(chosen.step.min(voices.len() - 1));
+        for (model, error) in missing {
+            self.tell_degraded(&Degraded {
+                what: "embedding model".into(),
+                from: model,
+                to: voice.name(),
+                reason: error.to_string(),
+            });
+        }
+        chosen.degraded.iter().for_each(|d| self.tell_degraded(d));
+        if self.settings.clustering_threshold > 0.0 {
+            voice.thresholds.merge = self.settings.clustering_threshold as f32;
+        }
+        if let Some(element) = self.element.upgrade() {
+            element.imp().set_models(&voice.name());
+        }
+        Ok(Loaded {
+            segmentation: Arc::new(segmentation),
+            embedding: Arc::new(embedding),
+            voice,
+        })
+    }
+
+    /// Goes on without speakers, where there is somebody to go on for.
+    fn without_speakers(&self, error: &EngineError) -> Result<(), Stop> {
+        let Some(element) = self.element.upgrade() else {
+            return Err(Stop::Interrupted);
+        };
+        let goes_on = self.settings.fallback().1 && element.imp().srcpad().is_linked();
+        if !goes_on {
+            return Err(Stop::Error(engine_error(error)));
+        }
+        gst::element_warning!(
+            element,
+            gst::ResourceError::Settings,
+            ("Going on without speakers: {error}")
+        );
+        self.tell_degraded(&Degraded {
+            what: "speakers".into(),
+            from: "speakers".into(),
+            to: "none".into(),
+            reason: error.to_string(),
+        });
+        self.outbox.put(nobody_waits());
+        Ok(())
+    }
+
+    fn tell_degraded(&self, degraded: &Degraded) {
+        let Some(element) = self.element.upgrade() else {
+            return;
+        };
+        let Degraded {
+            what,
+            from,
+            to,
+            reason,
+        } = degraded;
+        gst::info!(
+            CAT,
+            obj = element,
+            "Falling back to {to} ({what}, not {from}): {reason}"
+        );
+        if self.settings.post_messages {
+            let _ = element.post_message(messages::degraded(&element, what, from, to, reason));
+        }
+    }
+
+    fn sound(&self, stream: &mut Stream, sound: &Sound) -> Result<(), Stop> {
+        let samples = sound.channels.first().map_or(0, Vec::len);
+        if samples == 0 && !sound.discont {
+            return Ok(());
+        }
+        let place = stream.timeline.place(
+            sound.pts.map(gst::ClockTime::nseconds),
+            sound.discont,
+            samples as u64,
+        );
+        let trim = usize::try_from(place.trim_front)
+            .unwrap_or(usize::MAX)
+            .min(samples);
+        stream.end = place.start.plus((samples - trim) as u64);
+        let heard = match &mut stream.listener {
+            Listener::Offline(offline) => (|| {
+                if place.new_piece {
+                    offline.end_piece()?;
+                }
+                let silence = place.silence_before.min(place.start.0);
+                push_silence(offline, place.start.0 - silence, silence)?;
+                let channel = sound.channels.first();
+                let kept = channel.and_then(|c| c.get(trim..)).unwrap_or_default();
+                offline.push(place.start.0, kept)
+            })(),
+            Listener::Deaf => Ok(()),
+        };
+        self.heard(stream, heard)?;
+        self.tell_progress(stream);
+        Ok(())
+    }
+
+    /// What a listener's failure comes to.
+    fn heard(&self, stream: &mut Stream, outcome: Result<(), EngineError>) -> Result<(), Stop> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(EngineError::Cancelled) => Err(Stop::Interrupted),
+            Err(error) => {
+                self.without_speakers(&error)?;
+                stream.listener = Listener::Deaf;
+                Ok(())
+            }
+        }
+    }
+
+    fn event(
+        &mut self,
+        event: &gst::Event,
+        stream: &mut Option<Stream>,
+        segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
+        loaded: &Option<Loaded>,
+        later: &mut Vec<Out>,
+    ) -> Result<(), Stop> {
+        let Some(element) = self.element.upgrade() else {
+            return Err(Stop::Interrupted);
+        };
+        match event.view() {
+            gst::EventView::StreamStart(e) => {
+                later.extend(self.conclude(&element, stream.take(), loaded)?);
+                let group = e.group_id();
+                if group != self.group {
+                    self.group = group;
+                    self.identities = Identities::default();
+                }
+                self.turns.begin(group);
+            }
+            gst::EventView::Segment(e) => {
+                later.extend(self.conclude(&element, stream.take(), loaded)?);
+                let Some(new) = e.segment().downcast_ref::<gst::ClockTime>() else {
+                    return Err(Stop::Error(gst::error_msg!(
+                        gst::StreamError::Format,
+                        (
+                            "the sound has no segment in time but in {:?}: put a parser or audiorate before scribediarizer",
+                            e.segment().format()
+                        )
+                    )));
+                };
+                *segment = Some(new.clone());
+                self.turns.set_segment(new);
+            }
+            gst::EventView::Gap(e) => {
+                let (pts, duration) = e.get();
+                if let Some(duration) = duration {
+                    let stream = stream.get_or_insert_with(|| self.begin(segment, loaded.as_ref()));
+                    self.silence(stream, pts, duration)?;
+                }
+            }
+            gst::EventView::Eos(_) => {
+                later.extend(self.conclude(&element, stream.take(), loaded)?);
+                later.extend(self.head(&element));
+                later.push(Out::Event(event.clone()));
+            }
+            gst::EventView::SegmentDone(_) => {
+                later.extend(self.conclude(&element, stream.take(), loaded)?);
+                later.extend(self.head(&element));
+                later.push(Out::Event(event.clone()));
+            }
+            gst::EventView::CustomDownstream(e)
+                if e.structure().is_some_and(|s| s.name() == FENCE) =>
+            {
+                self.outbox.done();
+                for out in later.drain(..) {
+                    self.push(&element, out)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A GAP is silence; a long one ends the piece.
+    fn silence(
+        &self,
+        stream: &mut Stream,
+        pts: gst::ClockTime,
+        duration: gst::ClockTime,
+    ) -> Result<(), Stop> {
+        let place = stream.timeline.gap(pts.nseconds(), duration.nseconds());
+        let heard = match &mut stream.listener {
+            Listener::Offline(offline) if place.new_piece => offline.end_piece(),
+            Listener::Offline(offline) => {
+                let silence = place.silence_before.min(place.start.0);
+                push_silence(offline, place.start.0 - silence, silence)
+            }
+            Listener::Deaf => Ok(()),
+        };
+        stream.end = stream.end.max(place.start);
+        self.heard(stream, heard)
+    }
+
+    /// The end of a stream or a segment: who spoke in it. Gives what goes out on `turns`.
+    fn conclude(
+        &mut self,
+        element: &super::Diarizer,
+        stream: Option<Stream>,
+        loaded: &Option<Loaded>,
+    ) -> Result<Vec<Out>, Stop> {
+        let (Some(stream), Some(loaded)) = (stream, loaded) else {
+            return Ok(Vec::new());
+        };
+        let Listener::Offline(offline) = stream.listener else {
+            return Ok(Vec::new());
+        };
+        let (fewest, most) = self.settings.speakers();
+        let options = OfflineOptions {
+            thresholds: loaded.voice.thresholds,
+            min_speakers: fewest,
+            max_speakers: most,
+            cutting: Cutting {
+                min_silence: u64::from(self.settings.min_silence_ms) * 16,
+                min_turn: u64::from(self.settings.min_turn_ms) * 16,
+                at_once: AT_ONCE,
+            },
+        };
+        let degraded = offline.degraded();
+        let heard = match offline.finish() {
+            Ok(heard) => heard,
+            Err(EngineError::Cancelled) => return Err(Stop::Interrupted),
+            Err(error) => {
+                self.without_speakers(&error)?;
+                return Ok(Vec::new());
+            }
+        };
+        degraded.iter().for_each(|d| self.tell_degraded(d));
+        let found = heard.diarization(&options);
+        let voices = found.voices.len();
+        if voices < fewest && voices > 0 {
+            self.tell_degraded(&Degraded {
+                what: "number of speakers".into(),
+                from: fewest.to_string(),
+                to: voices.to_string(),
+                reason: "no more voices than that could be told apart".into(),
+            });
+        }
+        let merge = loaded.voice.thresholds.merge;
+        let ids = self.identities.of(&found.voices, merge);
+        Ok(self.tell(element, &stream.timeline, stream.end, &found, &ids))
+    }
+
+    /// Tells who spoke: to the bus, to the streaming thread, and what goes out on `turns`.
+    fn tell(
+        &mut self,
+        element: &super::Diarizer,
+        timeline: &Timeline,
+        end: SampleIndex,
+        found: &Diarization,
+        ids: &[usize],
+    ) -> Vec<Out> {
+        let spoken = |talk: &Talk| {
+            let (start, end) = (SampleIndex(talk.start), SampleIndex(talk.end));
+            let number = ids.get(talk.speaker).copied().unwrap_or(talk.speaker) + 1;
+            SpokenTurn {
+                turn: Turn {
+                    speaker_id: format!("speaker-{number}"),
+                    speaker: Some(format!("Speaker {number}")),
+                    start: timeline.stream_ns(start),
+                    end: timeline.stream_ns(end),
+                    confidence: talk.confidence,
+                },
+                start: timeline.running_ns(start),
+                end: timeline.running_ns(end),
+            }
+        };
+        let turns = Turns {
+            watermark: timeline.running_ns(end),
+            all: found.turns.all.iter().map(spoken).collect(),
+            exclusive: found.turns.exclusive.iter().map(spoken).collect(),
+        };
+        gst::info!(
+            CAT,
+            obj = element,
+            "{} speakers in {} turns",
+            found.voices.len(),
+            turns.all.len()
+        );
+        element
+            .imp()
+            .count(end.seconds(), found.voices.len(), turns.all.len());
+        let mut out = self.head(element);
+        for turn in &turns.all {
+            if self.settings.post_messages {
+                let _ = element.post_message(messages::turn(element, &turn.turn));
+            }
+            out.extend(self.turns.turn(turn));
+        }
+        out.extend(self.turns.advance(timeline.stream_ns(end).0));
+        self.outbox.put(messages::turns(&turns));
+        out
+    }
+
+    /// What must come first on `turns`, if somebody has asked for it.
+    fn head(&mut self, element: &super::Diarizer) -> Vec<Out> {
+        match element.imp().turnspad() {
+            Some(pad) => self.turns.head(element, &pad),
+            None => Vec::new(),
+        }
+    }
+
+    /// Pushes on `turns`, if it is there, and only what belongs to the present epoch.
+    fn push(&self, element: &super::Diarizer, out: Out) -> Result<(), Stop> {
+        let Some(pad) = element.imp().turnspad() else {
+            return Ok(());
+        };
+        let _stream = pad.stream_lock();
+        if !self.inbox.is_current(self.epoch) {
+            return Err(Stop::Interrupted);
+        }
+        match out {
+            Out::Buffer(buffer) => pad.push(buffer).map(drop).or_else(|error| match error {
+                gst::FlowError::Flushing if !self.inbox.is_current(self.epoch) => {
+                    Err(Stop::Interrupted)
+                }
+                // Nobody takes the turns; the sound goes on.
+                gst::FlowError::NotLinked if element.imp().srcpad().is_linked() => Ok(()),
+                error => Err(Stop::Flow(error)),
+            }),
+            Out::Event(event) => {
+                pad.push_event(event);
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_progress(&self, stream: &mut Stream) {
+        if stream.told.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        stream.told = Instant::now();
+        let Some(element) = self.element.upgrade() else {
+            return;
+        };
+        if let Listener::Offline(offline) = &stream.listener {
+            offline
+                .degraded()
+                .iter()
+                .for_each(|d| self.tell_degraded(d));
+        }
+        if !self.settings.post_messages || element.imp().mode() == DiarizerMode::Online {
+            return;
+        }
+        let position = stream.timeline.stream_ns(stream.end).0;
+        let duration = element
+            .imp()
+            .sinkpad()
+            .peer_query_duration::<gst::ClockTime>();
+        let percent = duration
+            .filter(|d| !d.is_zero())
+            .map(|d| (position as f64 / d.nseconds() as f64 * 100.0).min(100.0));
+        let text = format!("{:.3} s heard for speakers", position as f64 / 1e9);
+        let _ = element.post_message(messages::progress(&element, percent, position, &text));
+    }
+}
+
+/// Tells those behind that no speaker will be told, so that they do not wait.
+fn nobody_waits() -> gst::Event {
+    messages::turns(&Turns {
+        watermark: RunningNs(u64::MAX),
+        ..Turns::default()
+    })
+}
+
+fn push_silence(offline: &mut Offline, start: u64, count: u64) -> Result<(), EngineError> {
+    let zeros = [0.0; 1600];
+    let mut done = 0;
+    while done < count {
+        let now = (count - done).min(zeros.len() as u64);
+        offline.push(start + done, &zeros[..now as usize])?;
+        done += now;
+    }
+    Ok(())
+}
