@@ -2,10 +2,12 @@
 //! Voice embeddings: a segment of one voice, 16 kHz mono, becomes a vector of length 1.
 //!
 //! What a model wants of its samples is in its manifest entry. [`WaveformSpec`] is the contract of those that take the
-//! samples themselves. Each way to make rows ends in a `BatchGraph`.
+//! samples themselves, [`FbankSpec`] of those that take Kaldi's mel bands. Both ways to make rows end in a `BatchGraph`.
 
+pub mod fbank;
 mod waveform;
 
+pub use fbank::{FbankModel, FbankSpec};
 pub use waveform::{WaveformModel, WaveformSpec};
 
 use crate::inference::{EngineError, VoiceVector};

@@ -56,7 +56,7 @@ impl WaveformSpec {
         let features = contract.text("features");
         if features != Some("waveform") {
             return Err(unsupported(format!(
-                "it wants {}, and only models that take samples (features = \"waveform\") are supported",
+                "it wants {}, and supported are samples (features = \"waveform\") and mel bands (\"kaldi-fbank\")",
                 features.unwrap_or("features that its contract does not name")
             )));
         }
