@@ -367,6 +367,12 @@ fn the_models_of_the_manifest_are_served() {
     }
 }
 
+/// The model whose memory is looked at: the small one, or what `SCRIBE_TEST_FBANK` names, for whoever wants the figures of
+/// another.
+fn weighed() -> PathBuf {
+    std::env::var_os("SCRIBE_TEST_FBANK").map_or(repository(TINY), PathBuf::from)
+}
+
 #[test]
 fn nothing_grows_after_the_largest_batch() {
     if !runtime() {
@@ -376,7 +382,10 @@ fn nothing_grows_after_the_largest_batch() {
         process::run("nothing_grows_after_the_largest_batch", "growth");
         return;
     }
-    let mut lane = lane();
+    let mut lane = FbankModel::load(&spec(&weighed()).unwrap())
+        .unwrap()
+        .lane()
+        .unwrap();
     let warmed = arena_stats().unwrap();
 
     for run in 0..24 {
@@ -398,46 +407,44 @@ fn total(footprint: &Footprint) -> u64 {
 
 #[test]
 #[allow(clippy::print_stderr, reason = "figures for the documents")]
-fn a_model_takes_no_more_than_its_footprint_promises() {
+fn a_model_takes_what_its_footprint_promises_and_at_least_half_of_it() {
     if !runtime() {
         return;
     }
-    let name = "a_model_takes_no_more_than_its_footprint_promises";
+    let name = "a_model_takes_what_its_footprint_promises_and_at_least_half_of_it";
     if let Some(task) = process::task() {
         let items: usize = task.parse().unwrap();
         library::environment().unwrap();
-        // Another model by its path, for whoever wants its figures.
-        let path = std::env::var_os("SCRIBE_TEST_FBANK").map_or(repository(TINY), PathBuf::from);
+        let path = weighed();
         let segments: Vec<Arc<[f32]>> = vec![sound(1, 250_000).into(); items];
         let before = process::resident();
         process::reset_peak();
         let mut spec = spec(&path).unwrap();
         spec.max_batch = items;
         let mut lane = FbankModel::load(&spec).unwrap().lane().unwrap();
-        let began = std::time::Instant::now();
         for _ in 0..2 {
             lane.run(&segments).unwrap();
         }
-        let seconds = began.elapsed().as_secs_f64() / 2.0;
         let peak = process::peak() - before;
         let arena = arena_stats().unwrap().max_in_use;
         let promised = total(&spec.footprint(path.metadata().unwrap().len()));
-        process::tell(&format!("{peak} {arena} {promised} {seconds:.3}"));
+        process::tell(&format!("{peak} {arena} {promised}"));
         return;
     }
-    for items in [1, 2, 4, 32] {
+    for items in [1, 32] {
         let said = process::run(name, &items.to_string());
         let mut figures = said[0]
             .split(' ')
             .map(|figure| figure.parse::<f64>().unwrap());
-        let [peak, arena, promised, seconds] = std::array::from_fn(|_| figures.next().unwrap());
+        let [peak, arena, promised] = std::array::from_fn(|_| figures.next().unwrap());
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         eprintln!(
-            "batch of {items}: {:.1} MiB ({:.1} of the arena), promised {:.1}; {seconds:.3} s",
+            "batch of {items}: {:.1} MiB ({:.1} of the arena), promised {:.1}",
             mib(peak),
             mib(arena),
             mib(promised)
         );
         assert!(peak <= promised && arena <= promised, "{items}");
+        assert!(promised <= 2.0 * peak, "{items}");
     }
 }
