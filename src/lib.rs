@@ -3,12 +3,13 @@
 //!
 //! Layers, from the top; each may use those below it and never one above: elements (`transcriber`,
 //! `encoder`, …), logic (`transcribe`, `diarize`, `enroll`, `transcript`,
-//! `audio`), `registry`, `inference`.
+//! `audio`), `registry`, `inference`, arrays (`dsp`).
 
 pub mod audio;
 pub mod context;
 pub mod diarize;
 pub mod diarizer;
+pub mod dsp;
 pub mod encoder;
 pub mod enroll;
 pub mod error;

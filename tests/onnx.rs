@@ -44,7 +44,7 @@ fn models() -> bool {
 fn ge2e() -> WaveformSpec {
     match embedding_spec("ge2e").unwrap() {
         EmbeddingSpec::Waveform(spec, _) => spec,
-        EmbeddingSpec::Fake(name) => unreachable!("{name} is no fake"),
+        other => unreachable!("{other:?} takes samples"),
     }
 }
 
@@ -545,7 +545,7 @@ fn a_file_that_nobody_describes_is_not_guessed_at() {
 }
 
 #[test]
-fn an_embedding_model_that_wants_mel_bands_is_refused_before_its_file_is_read() {
+fn an_embedding_model_that_wants_mel_bands_is_not_given_samples() {
     let manifest = gstscribe::inference::manifest::Manifest::load(None).unwrap();
     let campplus = manifest.find("campplus").unwrap();
 

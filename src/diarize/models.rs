@@ -3,7 +3,7 @@
 
 use crate::inference::EngineError;
 use crate::inference::manifest::{self, Entry, ResolvedModel, Task};
-use crate::inference::onnx::embedding::WaveformSpec;
+use crate::inference::onnx::embedding::{FbankSpec, WaveformSpec};
 use crate::inference::onnx::segmentation::PyannoteSpec;
 use crate::registry::{EmbeddingSpec, FileStamp, SegmentationSpec};
 
@@ -27,7 +27,11 @@ pub fn embedding_spec(model: &str) -> Result<EmbeddingSpec, EngineError> {
     }
     let found = resolve(model, Task::Embedding)?;
     let (path, stamp) = FileStamp::of(&found.path)?;
-    let spec = WaveformSpec::new(&path, described(&found)?)?;
+    let entry = described(&found)?;
+    if entry.contract.text("features") == Some("kaldi-fbank") {
+        return Ok(EmbeddingSpec::Fbank(FbankSpec::new(&path, entry)?, stamp));
+    }
+    let spec = WaveformSpec::new(&path, entry)?;
     Ok(EmbeddingSpec::Waveform(spec, stamp))
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::inference::isolated::{EngineSpec, IsolatedModel};
-use crate::inference::onnx::embedding::{WaveformModel, WaveformSpec};
+use crate::inference::onnx::embedding::{FbankModel, FbankSpec, WaveformModel, WaveformSpec};
 use crate::inference::onnx::segmentation::{PyannoteModel, PyannoteSpec};
 use crate::inference::onnx::vad::{SileroModel, SileroSpec};
 use crate::inference::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
@@ -393,6 +393,8 @@ pub enum SegmentationSpec {
 pub enum EmbeddingSpec {
     /// One that takes samples, on ONNX Runtime.
     Waveform(WaveformSpec, FileStamp),
+    /// One that takes mel bands, on ONNX Runtime.
+    Fbank(FbankSpec, FileStamp),
     /// A scripted one, by the name it was registered with.
     #[cfg(any(test, feature = "test-support"))]
     Fake(String),
@@ -556,6 +558,7 @@ impl Kind for Embedding {
     fn name(spec: &EmbeddingSpec) -> String {
         match spec {
             EmbeddingSpec::Waveform(spec, _) => stem(&spec.path),
+            EmbeddingSpec::Fbank(spec, _) => stem(&spec.path),
             #[cfg(any(test, feature = "test-support"))]
             EmbeddingSpec::Fake(name) => name.clone(),
         }
@@ -563,7 +566,7 @@ impl Kind for Embedding {
 
     fn device(spec: &EmbeddingSpec) -> DeviceId {
         match spec {
-            EmbeddingSpec::Waveform(..) => DeviceId::Cpu,
+            EmbeddingSpec::Waveform(..) | EmbeddingSpec::Fbank(..) => DeviceId::Cpu,
             #[cfg(any(test, feature = "test-support"))]
             EmbeddingSpec::Fake(name) => crate::inference::fake::batches_device(name),
         }
@@ -574,6 +577,7 @@ impl Kind for Embedding {
             EmbeddingSpec::Waveform(spec, stamp) => {
                 Ok(warmed(spec.footprint(stamp.size), spec.max_batch))
             }
+            EmbeddingSpec::Fbank(spec, stamp) => Ok(spec.footprint(stamp.size)),
             #[cfg(any(test, feature = "test-support"))]
             EmbeddingSpec::Fake(name) => Ok(crate::inference::fake::batches_footprint(name)),
         }
@@ -582,6 +586,7 @@ impl Kind for Embedding {
     fn load(spec: &EmbeddingSpec) -> Result<Arc<dyn EmbedderModel>, EngineError> {
         match spec {
             EmbeddingSpec::Waveform(spec, _) => Ok(Arc::new(WaveformModel::load(spec)?)),
+            EmbeddingSpec::Fbank(spec, _) => Ok(Arc::new(FbankModel::load(spec)?)),
             #[cfg(any(test, feature = "test-support"))]
             EmbeddingSpec::Fake(name) => {
                 let model = crate::inference::fake::FakeEmbedderModel::load(name)?;

@@ -1,22 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Voice embeddings from models that take samples: GE2E, whose mel bands are part of the graph.
-//!
-//! What a model wants of its samples is in its manifest entry, and [`WaveformSpec`] is that contract. A model that takes
-//! mel bands (`features = "kaldi-fbank"`) is another spec and another way to make rows; both end in `BatchGraph`.
+//! Models that take samples: GE2E, whose mel bands are part of the graph.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::checked::{self, BatchGraph, Ports};
+use super::{BATCH_MAX, TASK, failed, normalised};
 use crate::inference::manifest::Entry;
+use crate::inference::onnx::checked::{self, BatchGraph, Ports};
 use crate::inference::{
     Embedder, EmbedderInfo, EmbedderModel, EngineError, Footprint, VoiceVector,
 };
 
-const TASK: &str = "voice embedding";
-/// Segments in a batch where the manifest does not say.
-const BATCH_MAX: usize = 32;
 /// Rows of a call for a single segment: GE2E takes 9.1 ms for a row alone and 5.7 ms for one of eight, and no less
 /// beyond. Each further segment of a batch adds a row.
 const ROWS_MIN: usize = 8;
@@ -61,7 +56,7 @@ impl WaveformSpec {
         let features = contract.text("features");
         if features != Some("waveform") {
             return Err(unsupported(format!(
-                "it wants {}, and only models that take samples (features = \"waveform\") are supported",
+                "it wants {}, and supported are samples (features = \"waveform\") and mel bands (\"kaldi-fbank\")",
                 features.unwrap_or("features that its contract does not name")
             )));
         }
@@ -295,26 +290,6 @@ impl Embedder for WaveformLane {
 
     fn rebuild(&mut self) -> Result<(), EngineError> {
         self.0.graph.rebuild()
-    }
-}
-
-/// The direction of a sum of vectors.
-fn normalised(mut values: Vec<f32>) -> Result<VoiceVector, EngineError> {
-    let length = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-    let length = length.sqrt();
-    if !length.is_normal() {
-        return Err(failed("the vector is zero".into()));
-    }
-    for value in &mut values {
-        *value = (f64::from(*value) / length) as f32;
-    }
-    Ok(VoiceVector { values })
-}
-
-fn failed(why: String) -> EngineError {
-    EngineError::Failed {
-        what: TASK.into(),
-        why,
     }
 }
 

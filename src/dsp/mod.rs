@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Arrays of samples and what is computed from them. Plain functions of numbers: they know no model, no stream and no
+//! clock.
+
+pub mod fbank;
