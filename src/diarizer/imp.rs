@@ -12,8 +12,8 @@ use gst::subclass::prelude::*;
 use super::DiarizerMode;
 use super::outbox::Outbox;
 use super::settings::{Settings, properties};
-use super::turns_pad::{self, TurnsStream};
-use super::worker::Worker;
+use super::turns_pad::{self, TurnsQueue, TurnsStream};
+use super::worker::{Worker, push_turns};
 use crate::context::registry_of;
 use crate::diarize::identities::Identities;
 use crate::inference::exit;
@@ -36,6 +36,7 @@ pub(super) const FENCE: &str = "scribe/fence";
 #[derive(Default)]
 struct State {
     worker: Option<JoinHandle<()>>,
+    pusher: Option<JoinHandle<()>>,
     flow: Option<gst::FlowError>,
     mode: DiarizerMode,
     /// The first segment of the run was seen, and with it the mode was chosen.
@@ -50,7 +51,7 @@ struct State {
     turns: u32,
 }
 
-// Lock order: settings, then state, then turnspad, then the ear's and the outbox's own. None is held across a push, a peer
+// Lock order: settings, then state, then turnspad, then those of ear, outbox and queue. None is held across a push, a peer
 // query or an inference.
 pub struct Diarizer {
     sinkpad: gst::Pad,
@@ -60,6 +61,7 @@ pub struct Diarizer {
     state: Mutex<State>,
     ear: Ear,
     outbox: Arc<Outbox>,
+    queue: Arc<TurnsQueue>,
 }
 
 impl Diarizer {
@@ -314,11 +316,13 @@ impl Diarizer {
         let (epoch, cancel) = self.ear.inbox().start();
         self.ear.reset();
         self.outbox.open();
+        self.queue.open();
         {
             let mut state = self.state();
-            let worker = state.worker.take();
+            let (worker, pusher) = (state.worker.take(), state.pusher.take());
             *state = State {
                 worker,
+                pusher,
                 ..State::default()
             };
         }
@@ -333,28 +337,32 @@ impl Diarizer {
             identities: Identities::default(),
             group: None,
             turns: TurnsStream::default(),
+            queue: Arc::clone(&self.queue),
         };
-        let thread = std::thread::Builder::new()
-            .name("scribe-speakers".into())
-            .spawn(move || worker.run())
-            .map_err(|e| {
-                gst::error_msg!(
-                    gst::ResourceError::Failed,
-                    ("no thread for the stream: {e}")
-                )
-            })?;
-        self.state().worker = Some(thread);
+        let element = self.obj().downgrade();
+        let queue = Arc::clone(&self.queue);
+        let (inbox, outbox) = (Arc::clone(self.ear.inbox()), Arc::clone(&self.outbox));
+        let pusher = thread("scribe-turns", move || {
+            push_turns(&element, &queue, &inbox, &outbox);
+        })?;
+        self.state().pusher = Some(pusher);
+        let worker = thread("scribe-speakers", move || worker.run())?;
+        self.state().worker = Some(worker);
         Ok(())
     }
 
     fn stop(&self) {
-        let worker = self.state().worker.take();
-        if let Some(worker) = worker
-            && worker.thread().id() != std::thread::current().id()
-        {
-            // It waits for its inbox, for answers while its cancel token is not set, and for downstream of `turns`, whose
-            // pad is not active any more: this is over at once. From the worker itself there is nobody to wait for.
-            let _ = worker.join();
+        let threads = {
+            let mut state = self.state();
+            [state.worker.take(), state.pusher.take()]
+        };
+        for thread in threads.into_iter().flatten() {
+            // They wait for the inbox or the queue, which are shut, for answers while their cancel token is not set, and for
+            // downstream of `turns`, whose pad is not active any more: this is over at once. From one of them itself (an
+            // application that stops us out of a sync handler) there is nobody to wait for.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
         }
         self.ear.reset();
         let mut state = self.state();
@@ -381,6 +389,19 @@ impl Diarizer {
             )
             .build()
     }
+}
+
+fn thread(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, gst::ErrorMessage> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(work);
+    spawned.map_err(|e| {
+        gst::error_msg!(
+            gst::ResourceError::Failed,
+            ("no thread for the stream: {e}")
+        )
+    })
 }
 
 #[glib::object_subclass]
@@ -419,6 +440,7 @@ impl ObjectSubclass for Diarizer {
             state: Mutex::default(),
             ear: Ear::default(),
             outbox: Arc::default(),
+            queue: Arc::default(),
         }
     }
 }
@@ -587,6 +609,7 @@ impl ElementImpl for Diarizer {
             gst::StateChange::PausedToReady => {
                 self.ear.inbox().shutdown();
                 self.outbox.shut();
+                self.queue.shut();
             }
             _ => {}
         }

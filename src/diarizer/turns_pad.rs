@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The request pad `turns`: a buffer a turn, with the name as text and the turn as meta.
 
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
 use gst::prelude::*;
 
 use crate::messages::SpokenTurn;
@@ -72,6 +75,10 @@ impl TurnsStream {
         }
         if !std::mem::replace(&mut self.has_segment, true) {
             out.push(Out::Event(gst::event::Segment::new(&self.segment)));
+            // Turns may come at the end of the file: a sink need not wait so long for its preroll.
+            if let Some(start) = self.segment.start() {
+                out.push(Out::Event(gst::event::Gap::builder(start).build()));
+            }
         }
         out
     }
@@ -119,6 +126,69 @@ impl TurnsStream {
             let offset = time.saturating_sub(self.segment.time().unwrap_or_default());
             self.segment.start()?.checked_add(offset)
         })
+    }
+}
+
+/// What waits to be pushed there. A thread of its own pushes: a sink that prerolls on `turns` must hold up neither the sound
+/// nor those who find out who speaks.
+#[derive(Debug, Default)]
+pub(super) struct TurnsQueue {
+    state: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<(u64, Out)>,
+    is_shut: bool,
+}
+
+impl TurnsQueue {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// READY to PAUSED.
+    pub(super) fn open(&self) {
+        *self.lock() = Queue::default();
+    }
+
+    /// PAUSED to READY: whoever waits goes home.
+    pub(super) fn shut(&self) {
+        let mut state = self.lock();
+        state.is_shut = true;
+        state.waiting.clear();
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// More of epoch `epoch`.
+    pub(super) fn put(&self, epoch: u64, out: impl IntoIterator<Item = Out>) {
+        let mut state = self.lock();
+        if !state.is_shut {
+            state
+                .waiting
+                .extend(out.into_iter().map(|out| (epoch, out)));
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The next, with its epoch, once there is one; `None` when it is shut.
+    pub(super) fn take(&self) -> Option<(u64, Out)> {
+        let mut state = self.lock();
+        loop {
+            if state.is_shut {
+                return None;
+            }
+            if let Some(next) = state.waiting.pop_front() {
+                return Some(next);
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The stream's worker: one thread that takes sound and events in order and runs the logic. Events for `src` it leaves in
-//! the outbox, for the streaming thread; on `turns` it pushes itself.
+//! the outbox, for the streaming thread; what goes out on `turns` in a queue, for a thread that pushes there.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::DiarizerMode;
 use super::imp::{CAT, FENCE};
 use super::outbox::Outbox;
 use super::settings::Settings;
-use super::turns_pad::{Out, TurnsStream};
+use super::turns_pad::{Out, TurnsQueue, TurnsStream};
 use crate::audio::{RunningNs, SampleIndex, Timeline};
 use crate::diarize::identities::Identities;
 use crate::diarize::models::segmentation_spec;
@@ -48,6 +48,7 @@ pub(super) struct Worker {
     pub identities: Identities,
     pub group: Option<gst::GroupId>,
     pub turns: TurnsStream,
+    pub queue: Arc<TurnsQueue>,
 }
 
 /// The models.
@@ -75,8 +76,6 @@ enum Listener {
 enum Stop {
     /// A flush or a shutdown: the inbox knows which.
     Interrupted,
-    /// Downstream of `turns` refused.
-    Flow(gst::FlowError),
     /// An error to be posted.
     Error(gst::ErrorMessage),
 }
@@ -113,32 +112,15 @@ impl Worker {
     }
 
     fn stopped(&self, stop: Stop) {
-        let element = self.element.upgrade();
-        let told = |message: gst::ErrorMessage| {
+        if let Stop::Error(message) = stop {
             if self.inbox.is_current(self.epoch)
-                && let Some(element) = &element
+                && let Some(element) = self.element.upgrade()
             {
                 element.imp().post_error_message(message);
             }
-        };
-        match stop {
-            Stop::Interrupted => return,
-            Stop::Flow(error) => {
-                if !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos) {
-                    told(gst::error_msg!(
-                        gst::StreamError::Failed,
-                        ("what comes after scribediarizer's turns refused them: {error:?}"),
-                        ["streaming stopped, reason {error:?}"]
-                    ));
-                }
-                if let Some(element) = &element {
-                    element.imp().set_flow(error);
-                }
-            }
-            Stop::Error(message) => told(message),
+            self.inbox.fail(self.epoch);
+            self.outbox.shut();
         }
-        self.inbox.fail(self.epoch);
-        self.outbox.shut();
     }
 
     /// Works until a flush, an error or the end.
@@ -149,8 +131,6 @@ impl Worker {
         };
         let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
         let mut stream: Option<Stream> = None;
-        // What goes out on `turns` once the streaming thread is on its way: a sink that prerolls there would hold it.
-        let mut later: Vec<Out> = Vec::new();
         loop {
             let step = match self.inbox.take(self.epoch, true, TICK) {
                 Take::Shutdown | Take::Flushed { .. } => Err(Stop::Interrupted),
@@ -164,7 +144,7 @@ impl Worker {
                     self.sound(stream, &sound)
                 }
                 Take::Item(Item::Event(event)) => {
-                    self.event(&event, &mut stream, &mut segment, &loaded, &mut later)
+                    self.event(&event, &mut stream, &mut segment, &loaded)
                 }
             };
             if let Err(stop) = step {
@@ -383,14 +363,13 @@ impl Worker {
         stream: &mut Option<Stream>,
         segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
         loaded: &Option<Loaded>,
-        later: &mut Vec<Out>,
     ) -> Result<(), Stop> {
         let Some(element) = self.element.upgrade() else {
             return Err(Stop::Interrupted);
         };
         match event.view() {
             gst::EventView::StreamStart(e) => {
-                later.extend(self.conclude(&element, stream.take(), loaded)?);
+                self.conclude(&element, stream.take(), loaded)?;
                 let group = e.group_id();
                 if group != self.group {
                     self.group = group;
@@ -399,7 +378,7 @@ impl Worker {
                 self.turns.begin(group);
             }
             gst::EventView::Segment(e) => {
-                later.extend(self.conclude(&element, stream.take(), loaded)?);
+                self.conclude(&element, stream.take(), loaded)?;
                 let Some(new) = e.segment().downcast_ref::<gst::ClockTime>() else {
                     return Err(Stop::Error(gst::error_msg!(
                         gst::StreamError::Format,
@@ -411,6 +390,7 @@ impl Worker {
                 };
                 *segment = Some(new.clone());
                 self.turns.set_segment(new);
+                self.queue_turns(&element, Vec::new());
             }
             gst::EventView::Gap(e) => {
                 let (pts, duration) = e.get();
@@ -419,23 +399,14 @@ impl Worker {
                     self.silence(stream, pts, duration)?;
                 }
             }
-            gst::EventView::Eos(_) => {
-                later.extend(self.conclude(&element, stream.take(), loaded)?);
-                later.extend(self.head(&element));
-                later.push(Out::Event(event.clone()));
-            }
-            gst::EventView::SegmentDone(_) => {
-                later.extend(self.conclude(&element, stream.take(), loaded)?);
-                later.extend(self.head(&element));
-                later.push(Out::Event(event.clone()));
+            gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) => {
+                self.conclude(&element, stream.take(), loaded)?;
+                self.queue_turns(&element, vec![Out::Event(event.clone())]);
             }
             gst::EventView::CustomDownstream(e)
                 if e.structure().is_some_and(|s| s.name() == FENCE) =>
             {
                 self.outbox.done();
-                for out in later.drain(..) {
-                    self.push(&element, out)?;
-                }
             }
             _ => {}
         }
@@ -462,18 +433,18 @@ impl Worker {
         self.heard(stream, heard)
     }
 
-    /// The end of a stream or a segment: who spoke in it. Gives what goes out on `turns`.
+    /// The end of a stream or a segment: who spoke in it.
     fn conclude(
         &mut self,
         element: &super::Diarizer,
         stream: Option<Stream>,
         loaded: &Option<Loaded>,
-    ) -> Result<Vec<Out>, Stop> {
+    ) -> Result<(), Stop> {
         let (Some(stream), Some(loaded)) = (stream, loaded) else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let Listener::Offline(offline) = stream.listener else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let (fewest, most) = self.settings.speakers();
         let options = OfflineOptions {
@@ -490,10 +461,7 @@ impl Worker {
         let heard = match offline.finish() {
             Ok(heard) => heard,
             Err(EngineError::Cancelled) => return Err(Stop::Interrupted),
-            Err(error) => {
-                self.without_speakers(&error)?;
-                return Ok(Vec::new());
-            }
+            Err(error) => return self.without_speakers(&error),
         };
         degraded.iter().for_each(|d| self.tell_degraded(d));
         let found = heard.diarization(&options);
@@ -508,10 +476,11 @@ impl Worker {
         }
         let merge = loaded.voice.thresholds.merge;
         let ids = self.identities.of(&found.voices, merge);
-        Ok(self.tell(element, &stream.timeline, stream.end, &found, &ids))
+        self.tell(element, &stream.timeline, stream.end, &found, &ids);
+        Ok(())
     }
 
-    /// Tells who spoke: to the bus, to the streaming thread, and what goes out on `turns`.
+    /// Tells who spoke: to the bus, to those behind `src`, to those behind `turns`.
     fn tell(
         &mut self,
         element: &super::Diarizer,
@@ -519,7 +488,7 @@ impl Worker {
         end: SampleIndex,
         found: &Diarization,
         ids: &[usize],
-    ) -> Vec<Out> {
+    ) {
         let spoken = |talk: &Talk| {
             let (start, end) = (SampleIndex(talk.start), SampleIndex(talk.end));
             let number = ids.get(talk.speaker).copied().unwrap_or(talk.speaker) + 1;
@@ -550,7 +519,8 @@ impl Worker {
         element
             .imp()
             .count(end.seconds(), found.voices.len(), turns.all.len());
-        let mut out = self.head(element);
+        self.outbox.put(messages::turns(&turns));
+        let mut out = Vec::new();
         for turn in &turns.all {
             if self.settings.post_messages {
                 let _ = element.post_message(messages::turn(element, &turn.turn));
@@ -558,40 +528,14 @@ impl Worker {
             out.extend(self.turns.turn(turn));
         }
         out.extend(self.turns.advance(timeline.stream_ns(end).0));
-        self.outbox.put(messages::turns(&turns));
-        out
+        self.queue_turns(element, out);
     }
 
-    /// What must come first on `turns`, if somebody has asked for it.
-    fn head(&mut self, element: &super::Diarizer) -> Vec<Out> {
-        match element.imp().turnspad() {
-            Some(pad) => self.turns.head(element, &pad),
-            None => Vec::new(),
-        }
-    }
-
-    /// Pushes on `turns`, if it is there, and only what belongs to the present epoch.
-    fn push(&self, element: &super::Diarizer, out: Out) -> Result<(), Stop> {
-        let Some(pad) = element.imp().turnspad() else {
-            return Ok(());
-        };
-        let _stream = pad.stream_lock();
-        if !self.inbox.is_current(self.epoch) {
-            return Err(Stop::Interrupted);
-        }
-        match out {
-            Out::Buffer(buffer) => pad.push(buffer).map(drop).or_else(|error| match error {
-                gst::FlowError::Flushing if !self.inbox.is_current(self.epoch) => {
-                    Err(Stop::Interrupted)
-                }
-                // Nobody takes the turns; the sound goes on.
-                gst::FlowError::NotLinked if element.imp().srcpad().is_linked() => Ok(()),
-                error => Err(Stop::Flow(error)),
-            }),
-            Out::Event(event) => {
-                pad.push_event(event);
-                Ok(())
-            }
+    /// Has `out` pushed on `turns`, and before it what must come first, if somebody has asked for that pad.
+    fn queue_turns(&mut self, element: &super::Diarizer, out: Vec<Out>) {
+        if let Some(pad) = element.imp().turnspad() {
+            let head = self.turns.head(element, &pad);
+            self.queue.put(self.epoch, head.into_iter().chain(out));
         }
     }
 
@@ -642,4 +586,54 @@ fn push_silence(offline: &mut Offline, start: u64, count: u64) -> Result<(), Eng
         done += now;
     }
     Ok(())
+}
+
+/// Pushes on `turns` what the worker has queued, until the element goes to READY.
+pub(super) fn push_turns(
+    element: &glib::WeakRef<super::Diarizer>,
+    queue: &TurnsQueue,
+    inbox: &Inbox,
+    outbox: &Outbox,
+) {
+    while let Some((epoch, out)) = queue.take() {
+        let Some(element) = element.upgrade() else {
+            return;
+        };
+        let Some(pad) = element.imp().turnspad() else {
+            continue;
+        };
+        let flow = {
+            let _stream = pad.stream_lock();
+            // Under the lock: FLUSH_STOP takes it before the next epoch begins.
+            if !inbox.is_current(epoch) {
+                continue;
+            }
+            match out {
+                Out::Buffer(buffer) => pad.push(buffer).map(drop),
+                Out::Event(event) => {
+                    pad.push_event(event);
+                    Ok(())
+                }
+            }
+        };
+        match flow {
+            Ok(()) => {}
+            Err(gst::FlowError::Flushing) if !inbox.is_current(epoch) => {}
+            // Nobody takes the turns, or not any more; the sound goes on.
+            Err(gst::FlowError::NotLinked | gst::FlowError::Eos)
+                if element.imp().srcpad().is_linked() => {}
+            Err(error) => {
+                if !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos) {
+                    element.imp().post_error_message(gst::error_msg!(
+                        gst::StreamError::Failed,
+                        ("what comes after scribediarizer's turns refused them: {error:?}"),
+                        ["streaming stopped, reason {error:?}"]
+                    ));
+                }
+                element.imp().set_flow(error);
+                inbox.fail(epoch);
+                outbox.shut();
+            }
+        }
+    }
 }

@@ -103,6 +103,12 @@ impl Output {
         out
     }
 
+    /// Text will come late: a GAP of no length, so that sinks need not wait for it with their preroll.
+    pub(super) fn late(&self) -> Option<Out> {
+        let at = self.position?;
+        Some(Out::Event(gst::event::Gap::builder(at).build()))
+    }
+
     /// Nothing more will come before `stream_time`.
     pub(super) fn advance(&mut self, stream_time: gst::ClockTime) -> Option<Out> {
         let to = self.pts(stream_time)?;

@@ -463,6 +463,9 @@ impl Worker {
                     stream.speakers.get_or_insert_default();
                 }
                 self.push_event(&element, event);
+                if let Some(late) = output.late() {
+                    self.push(&element, late)?;
+                }
             }
             _ => {
                 if let Some(stream) = stream
