@@ -6,6 +6,7 @@
 //! `audio`), `registry`, `inference`, arrays (`dsp`).
 
 pub mod audio;
+pub mod bin_element;
 pub mod context;
 pub mod diarize;
 pub mod diarizer;
@@ -30,7 +31,7 @@ pub use plugin::plugin_register_static;
 mod plugin {
     use gst::glib;
 
-    use crate::{diarizer, encoder, inference, meta, transcriber};
+    use crate::{bin_element, diarizer, encoder, inference, meta, transcriber};
 
     fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
         // Nothing but registration here: this runs in the plugin scanner too.
@@ -43,7 +44,8 @@ mod plugin {
         meta::register();
         transcriber::register(plugin)?;
         diarizer::register(plugin)?;
-        encoder::register(plugin)
+        encoder::register(plugin)?;
+        bin_element::register(plugin)
     }
 
     gst::plugin_define!(

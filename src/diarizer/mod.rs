@@ -3,7 +3,7 @@
 
 mod imp;
 mod outbox;
-mod settings;
+pub(crate) mod settings;
 mod turns_pad;
 mod worker;
 

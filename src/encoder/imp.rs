@@ -331,6 +331,15 @@ impl Encoder {
     }
 }
 
+/// All that it can give.
+pub(crate) fn caps() -> gst::Caps {
+    let mut files = gst::Caps::new_empty();
+    for (name, _) in CAPS {
+        files.merge(gst::Caps::new_empty_simple(*name));
+    }
+    files
+}
+
 fn caps_of(name: &str) -> gst::Caps {
     let caps = gst::Caps::builder(name);
     if name == FRAGMENTED {
@@ -421,10 +430,7 @@ impl ElementImpl for Encoder {
             let text = gst::Caps::builder("text/x-raw")
                 .field("format", gst::List::new(["utf8", "pango-markup"]))
                 .build();
-            let mut files = gst::Caps::new_empty();
-            for (name, _) in CAPS {
-                files.merge(gst::Caps::new_empty_simple(*name));
-            }
+            let files = caps();
             [
                 ("sink", gst::PadDirection::Sink, text),
                 ("src", gst::PadDirection::Src, files),

@@ -10,6 +10,8 @@ mod state;
 use gst::glib;
 use gst::prelude::*;
 
+pub(crate) use imp::caps;
+
 use crate::transcript::cues;
 use crate::transcript::formats;
 

@@ -3,7 +3,7 @@
 
 mod imp;
 mod output;
-mod settings;
+pub(crate) mod settings;
 mod speakers;
 mod worker;
 

@@ -294,7 +294,8 @@ fn share(name: &str, nick: &str, blurb: &str, default: f64) -> glib::ParamSpec {
         .build()
 }
 
-fn build() -> Vec<glib::ParamSpec> {
+/// A set of its own: a parameter specification belongs to one class, and scribebin has the same.
+pub(crate) fn build() -> Vec<glib::ParamSpec> {
     let d = Settings::default();
     let ms = |name, nick, blurb, most, default| count(name, nick, blurb, 0..=most, default);
     vec![
