@@ -112,7 +112,7 @@ fn find_plugin() {
 }
 
 fn build_pipeline() -> Result<gst::Pipeline, Box<dyn Error>> {
-    for name in ["scribetranscriber", "scribeenc"] {
+    for name in ["scribediarizer", "scribetranscriber", "scribeenc"] {
         if gst::ElementFactory::find(name).is_none() {
             return Err(format!(
                 "GStreamer has no element {name}: build it with `make build`; \
@@ -125,7 +125,7 @@ fn build_pipeline() -> Result<gst::Pipeline, Box<dyn Error>> {
     // alone, and would keep the pipeline paused, and so the captions back, till then.
     let queue = "queue max-size-buffers=0 max-size-bytes=0 max-size-time=0";
     let mut line = format!(
-        "filesrc name=recording ! decodebin ! audioconvert ! scribetranscriber name=transcriber ! tee name=words \
+        "filesrc name=recording ! decodebin ! audioconvert ! scribediarizer ! scribetranscriber name=transcriber ! tee name=words \
          words. ! {queue} ! appsink name=captions sync=false async=false caps=text/x-raw,format=utf8"
     );
     for format in FORMATS {
@@ -172,7 +172,14 @@ fn read_caption(sample: &gst::Sample) -> Option<Caption> {
     let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
     let start = segment.to_stream_time(buffer.pts()?)?;
     let map = buffer.map_readable().ok()?;
-    let text = std::str::from_utf8(&map).ok()?.trim().replace('\n', " ");
+    let mut text = std::str::from_utf8(&map).ok()?.trim().replace('\n', " ");
+    // Who says it, and all else that is known, is a structure on the buffer.
+    if let Ok(meta) = gst::meta::CustomMeta::from_buffer(buffer, "ScribeTranscriptMeta")
+        && let Ok(speaker) = meta.structure().get::<&str>("speaker")
+        && !text.is_empty()
+    {
+        text = format!("{speaker}: {text}");
+    }
     let end = start + buffer.duration().unwrap_or(gst::ClockTime::ZERO);
     (!text.is_empty()).then_some(Caption { start, end, text })
 }

@@ -27,7 +27,7 @@ element back to NULL or READY. Text of array properties for gst-launch-1.0: `voc
 const REST: &str = "
 ## Messages
 
-On the bus as element messages, from `scribetranscriber` while `post-messages` is on.
+On the bus as element messages, from `scribetranscriber` and `scribediarizer` while `post-messages` is on.
 
 | name | field | type | |
 | --- | --- | --- | --- |
@@ -37,10 +37,14 @@ On the bus as element messages, from `scribetranscriber` while `post-messages` i
 | | `language` | string | ISO 639-1 |
 | | `confidence` | gdouble | mean of the words, 0 to 1; absent without words |
 | | `speaker`, `speaker-id` | string | absent where unknown |
+| `scribe/turn` | `speaker-id`, `speaker` | string | who spoke |
+| | `start`, `end` | guint64 | stream time in nanoseconds |
+| | `confidence` | gdouble | 0 to 1 |
+| `scribe/relabel` | | | who spoke was somebody else: the fields of the event of that name, with `mode=online` |
 | `scribe/progress` | `percent` | gdouble | 0 to 100, -1 where the length is unknown |
 | | `position` | guint64 | stream time in nanoseconds |
 | | `text` | string | the same for people |
-| `scribe/degraded` | `what`, `from`, `to`, `reason` | string | something was given up to go on: another model, smaller batches, fewer lanes |
+| `scribe/degraded` | `what`, `from`, `to`, `reason` | string | something was given up to go on: another model, smaller batches, fewer lanes, speakers |
 | `scribe/memory` | `device` | string | `cpu`, `cuda:0`; posted every ten seconds of work |
 | | `total`, `capacity`, `ceiling` | guint64 | bytes: the device's, what scribe could have, 80 % of that |
 | | `booked`, `reserved`, `peak` | guint64 | bytes: against the ceiling, by this process, most so far |
@@ -60,7 +64,12 @@ All are serialized and go downstream, in their place between the words.
 | `rstranscribe/final-transcript` | none | `scribetranscriber` | a stretch of text is complete |
 | TAG | `language-code` | `scribetranscriber` | before the first word in a language |
 | GAP | | `scribetranscriber` | no text in this stretch: nobody downstream has to wait |
-| `scribe/relabel` | `old-id` (string); `new-id`, `name` (string), `from`, `to` (guint64, stream time) may be absent | taken by `scribeenc` | who spoke was somebody else |
+| `scribe/diarization` | `mode` (string: `offline`, `online`), `latency` (guint64, ns) | `scribediarizer`, sticky | speakers will be told: with `offline` before the end of the stream |
+| `scribe/turns` | `watermark` (guint64, running time), `turns`, `exclusive` (GstArray of structures) | `scribediarizer` | who spoke; no turn that begins before the watermark is added later. Each turn: `speaker-id`, `speaker`, `start`, `end` (stream time), `running-start`, `running-end`, `confidence`; in `exclusive` one speaks at a time |
+| `scribe/relabel` | `old-id` (string); `new-id`, `name` (string), `from`, `to` (guint64, stream time) may be absent | `scribediarizer` | who spoke was somebody else |
+
+`scribetranscriber` gives its words the speakers of `scribe/turns` and waits for them; `scribeenc` writes turns and heeds
+`scribe/relabel` in JSON and RTTM.
 
 Names that begin with `rstranscribe/` are those of GStreamer's other transcribers.
 
@@ -95,7 +104,12 @@ fn main() {
 /// The page.
 pub fn markdown() -> String {
     let mut out = HEAD.to_owned();
-    for name in ["scribetranscriber", "scribeenc"] {
+    for name in [
+        "scribetranscriber",
+        "scribediarizer",
+        "scribeenc",
+        "scribebin",
+    ] {
         element(&mut out, name);
     }
     out.push_str(REST);

@@ -125,6 +125,12 @@ fn every_script_writes_the_words_of_a_recording() {
             shown
         };
         let text = String::from_utf8_lossy(&written).to_lowercase();
+        // Turns have no words.
+        let longest = if script.ends_with("who_spoke_when.sh") {
+            "speaker audio 1"
+        } else {
+            longest
+        };
         assert!(
             text.contains(longest),
             "{}: no \"{longest}\"",

@@ -97,6 +97,7 @@ fn produce(
     line: &Line,
 ) -> Result<Outcome, Failure> {
     if options.use_sidecar
+        && !options.speakers
         && let Some(sidecar) = sidecar(&work.source, options.format)
     {
         match take_sidecar(&sidecar, partial, options.format, stop) {
@@ -109,14 +110,7 @@ fn produce(
             )),
         }
     }
-    transcribe(
-        &work.source,
-        partial,
-        options.format,
-        properties,
-        stop,
-        line,
-    )
+    transcribe(&work.source, partial, options, properties, stop, line)
 }
 
 /// The file beside a recording that its transcript can be made from.
@@ -155,7 +149,7 @@ fn take_sidecar(
 fn transcribe(
     source: &Path,
     partial: &Path,
-    format: Format,
+    options: &Options,
     properties: &[(String, String)],
     stop: &AtomicBool,
     line: &Line,
@@ -172,13 +166,21 @@ fn transcribe(
     for (name, text) in properties {
         options::set(&transcriber, name, text)?;
     }
-    let encoder = encoder(format)?;
+    let encoder = encoder(options.format)?;
     let sink = file_sink(partial)?;
     pipeline.add_many([&file, &decode, &transcriber, &encoder, &sink])?;
     file.link(&decode)?;
     gst::Element::link_many([&transcriber, &encoder, &sink])?;
+    let first = if options.speakers {
+        let diarizer = gst::ElementFactory::make("scribediarizer").build()?;
+        pipeline.add(&diarizer)?;
+        diarizer.link(&transcriber)?;
+        diarizer
+    } else {
+        transcriber
+    };
 
-    let input = transcriber.static_pad("sink").ok_or("no sink pad")?;
+    let input = first.static_pad("sink").ok_or("no sink pad")?;
     let heard = watch_end(&input);
     let first = input.clone();
     decode.connect_pad_added(move |_, pad| {

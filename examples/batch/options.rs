@@ -26,8 +26,11 @@ pub struct Options {
     /// vtt, srt, json, jsonl, ttml, text, rttm, stm or ctm.
     #[arg(long, default_value = "vtt")]
     pub format: Format,
+    /// Tell who speaks.
+    #[arg(long)]
+    pub speakers: bool,
     /// Where a .vtt or .srt lies beside a recording, take that instead of transcribing: copied where it has the form that
-    /// is asked for, else converted. ctm and rttm need what no such file has: there the recording is transcribed.
+    /// is asked for, else converted. ctm, rttm and speakers need what no such file has: there the recording is transcribed.
     #[arg(long)]
     pub use_sidecar: bool,
     /// Folder for the transcripts. Recordings below a FOLDER keep their place in it.

@@ -71,6 +71,20 @@ pub(crate) struct Inbox {
     changed: Condvar,
 }
 
+impl State {
+    /// Drops what waits, but for what a stream is told once and that a flush does not take back: its start, its caps.
+    fn void(&mut self) {
+        self.items.retain(|item| match item {
+            Item::Sound(_) => false,
+            Item::Event(event) => {
+                let kind = event.type_();
+                kind.is_sticky() && kind != gst::EventType::Segment && kind != gst::EventType::Eos
+            }
+        });
+        self.samples = 0;
+    }
+}
+
 fn len(item: &Item) -> usize {
     match item {
         Item::Sound(sound) => sound.channels.iter().map(Vec::len).max().unwrap_or(0),
@@ -156,8 +170,7 @@ impl Inbox {
     pub(crate) fn flush_start(&self) {
         let mut state = self.lock();
         state.flushing = true;
-        state.items.clear();
-        state.samples = 0;
+        state.void();
         state.cancel.cancel();
         drop(state);
         self.changed.notify_all();
@@ -168,8 +181,7 @@ impl Inbox {
         let mut state = self.lock();
         state.flushing = false;
         state.failed = false;
-        state.items.clear();
-        state.samples = 0;
+        state.void();
         state.epoch += 1;
         state.cancel = CancelToken::new();
         drop(state);
@@ -206,8 +218,7 @@ impl Inbox {
             return false;
         }
         state.failed = true;
-        state.items.clear();
-        state.samples = 0;
+        state.void();
         drop(state);
         self.changed.notify_all();
         true
@@ -283,6 +294,31 @@ mod tests {
             matches!(found, Take::Flushed { epoch: e, .. } if e != epoch),
             "{found:?}"
         );
+        assert_eq!(inbox.waiting(), 0);
+    }
+
+    #[test]
+    fn what_a_stream_is_told_once_survives_a_flush() {
+        let inbox = Inbox::default();
+        let _ = gst::init();
+        let (_, _) = inbox.start();
+        let caps = gst::Caps::new_empty_simple("text/x-raw");
+        inbox.put(Item::Event(gst::event::StreamStart::new("sound")), 0, false);
+        inbox.put(Item::Event(gst::event::Caps::new(&caps)), 0, false);
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        inbox.put(Item::Event(gst::event::Segment::new(&segment)), 0, false);
+        inbox.put(sound(10), 100, false);
+        inbox.flush_start();
+        inbox.flush_stop();
+
+        let kept: Vec<gst::EventType> =
+            std::iter::from_fn(|| match inbox.take(2, true, Duration::ZERO) {
+                Take::Item(Item::Event(event)) => Some(event.type_()),
+                _ => None,
+            })
+            .collect();
+
+        assert_eq!(kept, [gst::EventType::StreamStart, gst::EventType::Caps]);
         assert_eq!(inbox.waiting(), 0);
     }
 
