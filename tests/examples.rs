@@ -371,6 +371,25 @@ fn ctrl_c_leaves_whole_files_alone_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn batch_tells_who_speaks() {
+    if !batch_ready() || !there(&repository("models/segmentation-3.0.onnx"), "make models") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::copy(repository("tests/data/demo.opus"), path.join("talk.opus")).unwrap();
+
+    let (code, printed) = run_batch(path, &["--speakers", "--out", "out", "talk.opus"]);
+
+    assert_eq!(code, Some(0), "{printed}");
+    let written = std::fs::read_to_string(path.join("out/talk.vtt")).unwrap();
+    assert!(
+        written.contains("<v Speaker 1>") && written.contains("<v Speaker 3>"),
+        "{written}"
+    );
+}
+
+#[test]
 fn wrong_use_of_batch_is_told_before_any_file_is_begun() {
     if !batch_ready() {
         return;

@@ -8,8 +8,9 @@ use gst::glib;
 use gst::prelude::*;
 
 use super::BinMode;
+use crate::diarizer;
+use crate::transcriber;
 use crate::transcript::formats::{Format, UnknownFormat};
-use crate::{diarizer, transcriber};
 
 /// What is the bin's own.
 #[derive(Clone, Debug)]

@@ -11,9 +11,10 @@ use gst::subclass::prelude::*;
 use super::settings::Settings;
 use super::state::{Output, State};
 use crate::audio::time::StreamNs;
+use crate::messages;
+use crate::meta;
 use crate::transcript::formats::Format;
 use crate::transcript::strip_markup;
-use crate::{messages, meta};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
