@@ -66,6 +66,9 @@ struct Options {
     /// Pauses that are filled, in milliseconds.
     #[arg(long, default_value_t = 300)]
     min_silence: u64,
+    /// Shorter turns are none, in milliseconds.
+    #[arg(long, default_value_t = 100)]
+    min_turn: u64,
     /// Fewest people.
     #[arg(long, default_value_t = 1)]
     min_speakers: usize,
@@ -165,7 +168,7 @@ fn write_all(
                     max_speakers: options.max_speakers,
                     cutting: Cutting {
                         min_silence: options.min_silence * 16,
-                        min_turn: 0,
+                        min_turn: options.min_turn * 16,
                         at_once: 3,
                     },
                 };

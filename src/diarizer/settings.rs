@@ -47,7 +47,7 @@ impl Default for Settings {
             segmentation_model: String::new(),
             embedding_model: String::new(),
             clustering_threshold: 0.0,
-            min_turn_ms: 0,
+            min_turn_ms: 100,
             min_silence_ms: 300,
             batch_size: 0,
             device: "auto".into(),

@@ -532,9 +532,9 @@ impl Kind for Segmentation {
         1
     }
 
-    /// Lanes of a session take turns: a second one would book memory and wait.
-    fn lanes(_spec: &SegmentationSpec, _cores: usize) -> usize {
-        1
+    /// A session each. The embedding model, whose lanes take turns on one, keeps up with as many.
+    fn lanes(_spec: &SegmentationSpec, cores: usize) -> usize {
+        cores.clamp(1, 4)
     }
 
     fn max_batch(model: &dyn SegmenterModel) -> usize {

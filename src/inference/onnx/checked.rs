@@ -289,8 +289,8 @@ pub(super) fn error(what: &str, error: &ort::Error) -> EngineError {
 /// A graph with one input and one output, of floats, whose first length is the batch. Lanes share it.
 ///
 /// ONNX Runtime could run one session on several threads at once; the crate's `run` wants it alone, because not all
-/// that ONNX Runtime can be built with is as careful. So lanes take turns. The weights are there once either way, and
-/// a batch is how one call does more.
+/// that ONNX Runtime can be built with is as careful. So lanes that share one take turns, and a batch is how one call does
+/// more; lanes that must not wait have one each (`another`).
 pub(super) struct BatchGraph {
     /// None after it could not be made anew: the next run tries again.
     session: Mutex<Option<Session>>,
@@ -321,6 +321,19 @@ impl BatchGraph {
             input: input.name.clone(),
             output: output.name.clone(),
             task,
+        })
+    }
+
+    /// Another session from the same bytes, that runs while this one does.
+    pub fn another(&self) -> Result<Self, EngineError> {
+        Ok(Self {
+            session: Mutex::new(Some(self.load_again()?)),
+            path: self.path.clone(),
+            ports: self.ports.clone(),
+            digest: self.digest,
+            input: self.input.clone(),
+            output: self.output.clone(),
+            task: self.task,
         })
     }
 

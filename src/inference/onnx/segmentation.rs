@@ -2,7 +2,7 @@
 //! pyannote segmentation-3.0: who talks when in ten seconds, as classes of up to two of three local speakers.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checked::{self, BatchGraph, Ports};
 use crate::inference::manifest::Entry;
@@ -82,8 +82,9 @@ impl PyannoteSpec {
 
     /// What it takes, for a file of `file_bytes`. A window of ten seconds takes 10.4 MiB of the arena and 0.6 MiB of
     /// input, in batches of 1 to 32 alike.
+    /// A lane beyond the first has a session of its own, so each is reckoned with the weights.
     pub fn footprint(&self, file_bytes: u64) -> Footprint {
-        let lane_bytes = 16 << 20;
+        let lane_bytes = (16 << 20) + checked::weights_bytes(file_bytes);
         Footprint {
             weights_bytes: checked::weights_bytes(file_bytes),
             // One window is tried on the way.
@@ -95,9 +96,11 @@ impl PyannoteSpec {
     }
 }
 
-/// The loaded graph.
+/// The loaded graph. It is the largest part of a diarization, and batches gain nothing on a processor: lanes run side by
+/// side, each on a session of its own. The weights are small.
 pub struct PyannoteModel {
-    graph: Arc<Graph>,
+    /// The session that was loaded first: the lane's that comes first.
+    graph: Mutex<Arc<Graph>>,
     max_batch: usize,
 }
 
@@ -132,9 +135,21 @@ impl PyannoteModel {
             }
         }
         Ok(Self {
-            graph: Arc::new(graph),
+            graph: Mutex::new(Arc::new(graph)),
             max_batch: spec.max_batch,
         })
+    }
+
+    /// A graph that no lane has.
+    fn free_graph(&self) -> Result<Arc<Graph>, EngineError> {
+        let first = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(&first) == 1 {
+            return Ok(Arc::clone(&first));
+        }
+        Ok(Arc::new(Graph {
+            graph: first.graph.another()?,
+            frames: first.frames,
+        }))
     }
 }
 
@@ -170,7 +185,7 @@ impl SegmenterModel for PyannoteModel {
     }
 
     fn lane(&self) -> Result<Box<dyn Segmenter>, EngineError> {
-        let graph = Arc::clone(&self.graph);
+        let graph = self.free_graph()?;
         checked::warm(
             self.max_batch,
             |items| {
