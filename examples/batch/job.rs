@@ -138,7 +138,7 @@ fn take_sidecar(
     }
     let source = file_source(sidecar)?;
     let parser = gst::ElementFactory::make("subparse").build()?;
-    let encoder = encoder(format)?;
+    let encoder = encoder(format, sidecar)?;
     let sink = file_sink(partial)?;
     let pipeline = gst::Pipeline::new();
     pipeline.add_many([&source, &parser, &encoder, &sink])?;
@@ -166,7 +166,7 @@ fn transcribe(
     for (name, text) in properties {
         options::set(&transcriber, name, text)?;
     }
-    let encoder = encoder(options.format)?;
+    let encoder = encoder(options.format, source)?;
     let sink = file_sink(partial)?;
     pipeline.add_many([&file, &decode, &transcriber, &encoder, &sink])?;
     file.link(&decode)?;
@@ -243,9 +243,12 @@ fn file_sink(path: &Path) -> Result<gst::Element, Failure> {
         .build()?)
 }
 
-fn encoder(format: Format) -> Result<gst::Element, Failure> {
+/// For a transcript of `recording`: RTTM, STM and CTM name it.
+fn encoder(format: Format, recording: &Path) -> Result<gst::Element, Failure> {
+    let name = recording.file_stem().unwrap_or_default();
     Ok(gst::ElementFactory::make("scribeenc")
         .property_from_str("format", format.as_str())
+        .property("file-id", name.to_string_lossy().as_ref())
         .build()?)
 }
 
