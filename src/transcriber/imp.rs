@@ -514,6 +514,8 @@ impl ObjectImpl for Transcriber {
 
     fn constructed(&self) {
         self.parent_constructed();
+        // An application may play its pipelines from other threads than the one that makes them, and ends.
+        exit::watch_thread();
         let obj = self.obj();
         for pad in [&self.sinkpad, &self.srcpad] {
             if let Err(error) = obj.add_pad(pad) {
