@@ -94,6 +94,12 @@ impl KnownVoices {
         self.people.iter().map(|p| p.id)
     }
 
+    /// Vectors that are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.vectors.len()
+    }
+
     pub(super) fn id(&self, place: usize) -> Option<usize> {
         self.people.get(place).map(|p| p.id)
     }
@@ -357,7 +363,7 @@ mod tests {
     #[test]
     fn two_people_who_were_taken_for_one_are_parted_once_ten_seconds_are_heard() {
         let mut known = KnownVoices::default();
-        hear(&mut known, 0.0, 12);
+        hear(&mut known, 0.0, 20);
         // A distance of 0.23: too near for a new person at once, too far for the same.
         hear(&mut known, 40.0, 5);
         assert_eq!(known.len(), 1);
