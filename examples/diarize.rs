@@ -5,7 +5,10 @@
 //! ffmpeg -v error -i talk.mp3 -ac 1 -ar 16000 -f f32le talk.f32
 //! diarize --out turns talk.f32                                  # turns/talk.rttm
 //! diarize --out turns --link 0.4,0.45,0.5 --merge 0.13,0.15 *.f32   # turns/LINK-MERGE-LEAST/…: thresholds of a new model
+//! diarize --out turns --online --latency 0.5,5 talk.f32         # as it is told live: turns/5/told/… and turns/5/mended/…
 //! ```
+//!
+//! Live, `told` has turns as they were told, and `mended` the same after all relabels, as a document would have them.
 //!
 //! The models run once a recording whatever the number of thresholds. `scribediarizer` does the same in a pipeline.
 
@@ -25,11 +28,12 @@ use clap::Parser;
 use gstscribe::audio::StreamNs;
 use gstscribe::audio::time::samples_to_ns;
 use gstscribe::diarize::models::segmentation_spec;
-use gstscribe::diarize::offline::{Diarization, Heard, Offline, OfflineOptions};
-use gstscribe::diarize::reconstruct::Cutting;
+use gstscribe::diarize::offline::{Heard, Offline, OfflineOptions};
+use gstscribe::diarize::online::{KnownVoices, Online, OnlineOptions, Told};
+use gstscribe::diarize::reconstruct::{Cutting, Talk};
 use gstscribe::diarize::voice::{VoiceModel, voice_model};
 use gstscribe::inference::CancelToken;
-use gstscribe::registry::{Embedding, Registry, Request, Segmentation};
+use gstscribe::registry::{Embedding, Lease, Registry, Request, Segmentation};
 use gstscribe::transcript::formats::{self, Format};
 use gstscribe::transcript::{Transcript, Turn};
 
@@ -75,6 +79,22 @@ struct Options {
     /// Most people.
     #[arg(long, default_value_t = 20)]
     max_speakers: usize,
+    /// Live: turns while the sound comes, in pieces of 100 ms.
+    #[arg(long)]
+    online: bool,
+    /// Seconds behind the newest sound at which turns are final, live.
+    #[arg(long, value_delimiter = ',', default_value = "5")]
+    latency: Vec<f64>,
+}
+
+impl Options {
+    fn cutting(&self) -> Cutting {
+        Cutting {
+            min_silence: self.min_silence * 16,
+            min_turn: self.min_turn * 16,
+            at_once: 3,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -99,6 +119,13 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         );
         let (seg, emb) = registry.acquire(request, &cancel)?;
         let samples = read(file)?;
+        if options.online {
+            let models = (Arc::new(seg), Arc::new(emb));
+            for &latency in &options.latency {
+                live(options, &voice, &models, &samples, latency, file)?;
+            }
+            continue;
+        }
         let began = Instant::now();
         let step = (options.step * 16_000.0) as usize;
         let mut at = 0;
@@ -123,6 +150,60 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             took / seconds
         );
     }
+    Ok(())
+}
+
+/// As it would be told live, but that the models are waited for.
+fn live(
+    options: &Options,
+    voice: &VoiceModel,
+    models: &(Arc<Lease<Segmentation>>, Arc<Lease<Embedding>>),
+    samples: &[f32],
+    latency: f64,
+    file: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let how = OnlineOptions {
+        thresholds: voice.thresholds,
+        latency: (latency * 16_000.0) as usize,
+        max_speakers: options.max_speakers,
+        cutting: options.cutting(),
+        lockstep: true,
+    };
+    let began = Instant::now();
+    let (seg, emb) = (Arc::clone(&models.0), Arc::clone(&models.1));
+    let known = KnownVoices::default();
+    let mut online = Online::new(seg, emb, voice.input, how, known, CancelToken::new());
+    let (mut told, mut mended): (Vec<Talk>, Vec<Talk>) = (Vec::new(), Vec::new());
+    let mut relabels = 0;
+    let mut take = |new: Told| {
+        told.extend(&new.turns);
+        mended.extend(&new.turns);
+        relabels += new.relabels.len();
+        for relabel in new.relabels {
+            let range = relabel.from..relabel.to;
+            let theirs = |t: &&mut Talk| t.speaker == relabel.old && range.contains(&t.start);
+            let turns = mended.iter_mut().filter(theirs);
+            turns.for_each(|t| t.speaker = relabel.new);
+        }
+    };
+    let mut at = 0;
+    for piece in samples.chunks(1_600) {
+        online.push(at, piece)?;
+        at += piece.len() as u64;
+        take(online.poll()?);
+    }
+    take(online.finish()?);
+    let took = began.elapsed().as_secs_f64();
+    let folder = options.out.join(latency.to_string());
+    write(&told, &folder.join("told"), file)?;
+    write(&mended, &folder.join("mended"), file)?;
+    let seconds = samples.len() as f64 / 16_000.0;
+    println!(
+        "{} at {latency} s: {seconds:.1} s in {took:.2} s, {:.4} of real time, {} parts of turns, {relabels} relabels",
+        file.display(),
+        took / seconds,
+        told.len()
+    );
     Ok(())
 }
 
@@ -166,25 +247,21 @@ fn write_all(
                     thresholds,
                     min_speakers: options.min_speakers,
                     max_speakers: options.max_speakers,
-                    cutting: Cutting {
-                        min_silence: options.min_silence * 16,
-                        min_turn: options.min_turn * 16,
-                        at_once: 3,
-                    },
+                    cutting: options.cutting(),
                 };
-                write(&heard.diarization(&how), &folder, file)?;
+                write(&heard.diarization(&how).turns.all, &folder, file)?;
             }
         }
     }
     Ok(())
 }
 
-fn write(found: &Diarization, folder: &Path, file: &Path) -> Result<(), Box<dyn Error>> {
+fn write(turns: &[Talk], folder: &Path, file: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(folder)?;
     let stem = file.file_stem().ok_or("a file without a name")?;
     let stem = stem.to_string_lossy();
     let ns = |samples: u64| StreamNs(samples_to_ns(samples));
-    let turns = found.turns.all.iter().map(|turn| Turn {
+    let turns = turns.iter().map(|turn| Turn {
         speaker_id: format!("speaker-{}", turn.speaker + 1),
         speaker: None,
         start: ns(turn.start),

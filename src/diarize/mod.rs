@@ -4,7 +4,9 @@
 pub mod activity;
 pub mod cluster;
 pub mod identities;
+mod local;
 pub mod models;
 pub mod offline;
+pub mod online;
 pub mod reconstruct;
 pub mod voice;

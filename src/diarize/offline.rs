@@ -7,30 +7,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::activity::{Activity, LOCAL_SPEAKERS, WINDOW_FRAMES, centre_of};
-use super::cluster::{self, Clustering, normalise};
+use super::activity::{Activity, LOCAL_SPEAKERS};
+use super::cluster::{self, Clustering};
+use super::local::{LocalVoice, wait};
 use super::reconstruct::{Cutting, Reconstruction, Talk, Turns};
 use super::voice::{VoiceInput, VoiceThresholds};
-use crate::inference::{
-    CancelToken, EngineError, SEGMENTATION_WINDOW, SegmentationScores, VoiceVector,
-};
+use crate::inference::{CancelToken, EngineError, SEGMENTATION_WINDOW, SegmentationScores};
 use crate::registry::{Class, Degraded, Embedding, Lease, Segmentation, Ticket};
 
 /// Windows that are handed over ahead of their answers: several batches of the model, and no more, for each holds ten
 /// seconds of sound.
 const AHEAD: usize = 16;
-/// How long an answer is waited for before the cancel token is looked at.
-const POLL: Duration = Duration::from_millis(50);
-/// Pieces of a local speaker that are embedded at most; they are spread over what he says alone. With five the error on
-/// 23 recordings is the same, with two it is half a point more.
-const PIECES_MOST: usize = 3;
-/// One piece more for each so many samples: 1.25 s.
-const PIECE_EVERY: usize = 20_000;
-/// Part of a window's frames that a local speaker must have to himself to take part in clustering: 2 s of 10.
-const TRAINING_PART: f64 = 0.2;
-
 /// How turns are made of what was heard.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OfflineOptions {
@@ -67,20 +55,7 @@ struct Window {
     /// From the start of the piece, samples.
     start: u64,
     activity: Activity,
-    voices: [Voice; LOCAL_SPEAKERS],
-}
-
-#[derive(Default)]
-struct Voice {
-    pending: Vec<Ticket<VoiceVector>>,
-    sum: Vec<f32>,
-    is_training: bool,
-}
-
-impl Voice {
-    fn vector(&self) -> Option<&[f32]> {
-        (!self.sum.is_empty()).then_some(self.sum.as_slice())
-    }
+    voices: [LocalVoice; LOCAL_SPEAKERS],
 }
 
 /// Hears a recording window by window. [`Offline::finish`] gives what it has heard.
@@ -235,31 +210,11 @@ impl Offline {
         self.settle(until)
     }
 
-    fn ask_for_voices(&self, flight: &Flight, activity: &Activity) -> [Voice; LOCAL_SPEAKERS] {
+    fn ask_for_voices(&self, flight: &Flight, activity: &Activity) -> [LocalVoice; LOCAL_SPEAKERS] {
         std::array::from_fn(|local| {
-            let mut voice = Voice::default();
-            let clean = gather(&flight.samples, activity, local, true);
-            // Who never talks alone is known by what is mixed with others.
-            let sound = if clean.len() >= self.voice.min_samples.max(centre_of(0)) {
-                clean
-            } else {
-                gather(&flight.samples, activity, local, false)
-            };
-            if sound.len() < self.voice.min_samples.max(1) {
-                return voice;
-            }
-            let least = TRAINING_PART * WINDOW_FRAMES as f64;
-            voice.is_training = activity.clean_frames(local) as f64 >= least;
-            let most = match self.voice.piece {
-                0 => sound.len(),
-                piece => piece.min(sound.len()),
-            };
-            for start in pieces(sound.len(), self.voice.piece) {
-                let samples: Arc<[f32]> = sound[start..start + most].into();
-                let ticket = self.embedding.submit(samples, (), Class::File, None);
-                voice.pending.push(ticket);
-            }
-            voice
+            let order = (Class::File, None);
+            let samples = &flight.samples;
+            LocalVoice::ask(&self.embedding, self.voice, samples, activity, local, order)
         })
     }
 
@@ -267,13 +222,7 @@ impl Offline {
         while self.settled < until {
             let window = &mut self.windows[self.settled];
             for voice in &mut window.voices {
-                for mut ticket in std::mem::take(&mut voice.pending) {
-                    let vector = wait(&mut ticket, &self.cancel)??;
-                    voice.sum.resize(vector.values.len(), 0.0);
-                    let sum = voice.sum.iter_mut().zip(vector.values);
-                    sum.for_each(|(s, v)| *s += v);
-                }
-                normalise(&mut voice.sum);
+                voice.wait(&self.cancel)?;
             }
             self.settled += 1;
         }
@@ -298,12 +247,12 @@ impl Heard {
     pub fn diarization(&self, options: &OfflineOptions) -> Diarization {
         let all = || self.windows.iter().flat_map(|w| &w.voices);
         let mut training: Vec<&[f32]> = all()
-            .filter(|v| v.is_training)
-            .filter_map(Voice::vector)
+            .filter(|v| v.is_training())
+            .filter_map(LocalVoice::vector)
             .collect();
         if training.is_empty() {
             // A recording in which nobody talks for two seconds on end.
-            training = all().filter_map(Voice::vector).collect();
+            training = all().filter_map(LocalVoice::vector).collect();
         }
         let per_second = 16_000.0 / self.step as f32;
         let how = Clustering {
@@ -322,7 +271,7 @@ impl Heard {
             // Each for itself: no turn goes over a hole.
             let mut own = Reconstruction::new(people.len(), options.cutting);
             while let Some(window) = windows.next_if(|w| w.piece == n) {
-                let voices = window.voices.each_ref().map(Voice::vector);
+                let voices = window.voices.each_ref().map(LocalVoice::vector);
                 let who = cluster::assign(&people, &voices);
                 own.window(window.start, &window.activity, &who);
             }
@@ -357,58 +306,5 @@ fn in_order(turns: Turns, people: Vec<Vec<f32>>) -> Diarization {
             exclusive: renumber(turns.exclusive),
         },
         voices: order.iter().map(|s| people[*s].clone()).collect(),
-    }
-}
-
-fn wait<T>(
-    ticket: &mut Ticket<T>,
-    cancel: &CancelToken,
-) -> Result<Result<T, EngineError>, EngineError> {
-    loop {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        if let Some(answer) = ticket.wait(POLL) {
-            return Ok(answer);
-        }
-    }
-}
-
-/// What a local speaker says in a window, end to end; `alone` without what others say at the same time.
-fn gather(samples: &[f32], activity: &Activity, local: usize, alone: bool) -> Vec<f32> {
-    let mut out = Vec::new();
-    for run in activity.runs(local, alone) {
-        let half = super::activity::FRAME_STEP / 2;
-        let start = centre_of(run.start).saturating_sub(half).min(samples.len());
-        let end = centre_of(run.end - 1)
-            .saturating_add(half)
-            .min(samples.len());
-        out.extend_from_slice(&samples[start..end]);
-    }
-    out
-}
-
-/// Where pieces of `piece` samples begin in `len`: evenly spread, one and one more for each 1.25 s, three at most. One of all
-/// there is where `piece` is 0 or more than that.
-fn pieces(len: usize, piece: usize) -> Vec<usize> {
-    let spare = match len.checked_sub(piece) {
-        Some(spare) if piece > 0 => spare,
-        _ => return vec![0],
-    };
-    let count = (1 + spare.div_ceil(PIECE_EVERY)).min(PIECES_MOST);
-    (0..count).map(|n| spare * n / (count - 1).max(1)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_are_spread_from_the_beginning_to_the_end() {
-        assert_eq!(pieces(10_000, 25_840), [0]);
-        assert_eq!(pieces(25_840, 25_840), [0]);
-        assert_eq!(pieces(40_000, 25_840), [0, 14_160]);
-        assert_eq!(pieces(160_000, 25_840), [0, 67_080, 134_160]);
-        assert_eq!(pieces(50_000, 0), [0]);
     }
 }

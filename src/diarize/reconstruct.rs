@@ -56,16 +56,72 @@ pub struct Reconstruction {
     cutting: Cutting,
     /// The recording's frame at the front of `frames`.
     front: usize,
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Votes>,
     all: Vec<Speaker>,
     exclusive: Vec<Speaker>,
 }
 
 /// What the windows that see a frame say of it.
-struct Frame {
+#[derive(Clone, Debug)]
+pub(super) struct Votes {
     windows: u16,
     talking: f32,
     activity: Vec<f32>,
+}
+
+impl Votes {
+    /// None yet, for so many speakers.
+    pub(super) fn new(speakers: usize) -> Self {
+        Self {
+            windows: 0,
+            talking: 0.0,
+            activity: vec![0.0; speakers],
+        }
+    }
+
+    /// That of one more window: its frame `n`, and for each local speaker who he is.
+    pub(super) fn add(&mut self, activity: &Activity, n: usize, who: &[Option<usize>]) {
+        self.windows += 1;
+        let mut own = [(usize::MAX, 0.0_f32); LOCAL_SPEAKERS];
+        for local in 0..LOCAL_SPEAKERS {
+            let probability = activity.probability(n, local);
+            self.talking += probability;
+            if let Some(speaker) = who.get(local).copied().flatten() {
+                // Two slots of one person are the same voice.
+                match own.iter_mut().find(|o| o.0 == speaker) {
+                    Some(same) => same.1 = same.1.max(probability),
+                    None => own[local] = (speaker, probability),
+                }
+            }
+        }
+        for (speaker, probability) in own {
+            if let Some(sum) = self.activity.get_mut(speaker) {
+                *sum += probability;
+            }
+        }
+    }
+
+    /// Mean probability that a speaker talks, 0 to 1.
+    pub(super) fn probability(&self, speaker: usize) -> f32 {
+        match (self.activity.get(speaker), self.windows) {
+            (Some(sum), 1..) => sum / f32::from(self.windows),
+            _ => 0.0,
+        }
+    }
+
+    /// Who talks, at most so many: who is heard best is first.
+    pub(super) fn talking(&self, at_once: usize) -> Vec<usize> {
+        if self.windows == 0 {
+            return Vec::new();
+        }
+        let count = (self.talking / f32::from(self.windows)).round() as usize;
+        let mut order: Vec<usize> = (0..self.activity.len())
+            .filter(|s| self.activity[*s] > 0.0)
+            .collect();
+        order.sort_by(|a, b| self.activity[*b].total_cmp(&self.activity[*a]));
+        order.truncate(count.min(at_once));
+        order
+    }
 }
 
 /// The turns of one speaker.
@@ -122,28 +178,9 @@ impl Reconstruction {
         for n in 0..activity.len() {
             let at = first + n - self.front;
             while self.frames.len() <= at {
-                self.frames.push_back(Frame {
-                    windows: 0,
-                    talking: 0.0,
-                    activity: vec![0.0; self.speakers],
-                });
+                self.frames.push_back(Votes::new(self.speakers));
             }
-            let frame = &mut self.frames[at];
-            frame.windows += 1;
-            let mut own = vec![0.0_f32; self.speakers];
-            for local in 0..LOCAL_SPEAKERS {
-                let probability = activity.probability(n, local);
-                frame.talking += probability;
-                if let Some(speaker) = who.get(local).copied().flatten() {
-                    // Two slots of one person are the same voice.
-                    own[speaker] = own[speaker].max(probability);
-                }
-            }
-            frame
-                .activity
-                .iter_mut()
-                .zip(own)
-                .for_each(|(a, o)| *a += o);
+            self.frames[at].add(activity, n, who);
         }
     }
 
@@ -156,24 +193,16 @@ impl Reconstruction {
         }
     }
 
-    fn cut(&mut self, frame: usize, seen: &Frame) {
-        if seen.windows == 0 {
-            return;
-        }
-        let count = (seen.talking / f32::from(seen.windows)).round() as usize;
-        let mut order: Vec<usize> = (0..self.speakers)
-            .filter(|s| seen.activity[*s] > 0.0)
-            .collect();
-        order.sort_by(|a, b| seen.activity[*b].total_cmp(&seen.activity[*a]));
+    fn cut(&mut self, frame: usize, seen: &Votes) {
         let (start, end) = (border_of(frame), border_of(frame + 1));
         let silence = self.cutting.min_silence;
-        let probability = |speaker: usize| seen.activity[speaker] / f32::from(seen.windows);
-        for &speaker in order.iter().take(count.min(self.cutting.at_once)) {
-            self.all[speaker].talks(start, end, probability(speaker), silence);
+        let talking = seen.talking(self.cutting.at_once);
+        for &speaker in &talking {
+            self.all[speaker].talks(start, end, seen.probability(speaker), silence);
         }
-        if let Some(&speaker) = order.first().filter(|_| count > 0) {
+        if let Some(&speaker) = talking.first() {
             // Filled pauses would overlap the turns of others here.
-            self.exclusive[speaker].talks(start, end, probability(speaker), 0);
+            self.exclusive[speaker].talks(start, end, seen.probability(speaker), 0);
         }
     }
 
