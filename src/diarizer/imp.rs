@@ -16,6 +16,7 @@ use super::turns_pad::{self, TurnsQueue, TurnsStream};
 use super::worker::{Worker, push_turns};
 use crate::context::registry_of;
 use crate::diarize::identities::Identities;
+use crate::diarize::online::KnownVoices;
 use crate::inference::exit;
 use crate::intake::ear::{Ear, Refusal};
 use crate::intake::{Channels, is_live, sound_caps};
@@ -39,6 +40,7 @@ struct State {
     pusher: Option<JoinHandle<()>>,
     flow: Option<gst::FlowError>,
     mode: DiarizerMode,
+    is_live: bool,
     /// The first segment of the run was seen, and with it the mode was chosen.
     mode_is_chosen: bool,
     /// Sound was handed in since the last end of a stream: its turns will come.
@@ -88,6 +90,10 @@ impl Diarizer {
 
     pub(super) fn mode(&self) -> DiarizerMode {
         self.state().mode
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state().is_live
     }
 
     pub(super) fn set_flow(&self, error: gst::FlowError) {
@@ -237,7 +243,9 @@ impl Diarizer {
         }
         let live = is_live(&self.sinkpad);
         self.ear.set_live(live);
-        self.state().mode = match asked {
+        let mut state = self.state();
+        state.is_live = live;
+        state.mode = match asked {
             DiarizerMode::Auto if live => DiarizerMode::Online,
             DiarizerMode::Auto => DiarizerMode::Offline,
             asked => asked,
@@ -335,6 +343,8 @@ impl Diarizer {
             epoch,
             cancel,
             identities: Identities::default(),
+            known: KnownVoices::default(),
+            most: 0,
             group: None,
             turns: TurnsStream::default(),
             queue: Arc::clone(&self.queue),

@@ -18,7 +18,8 @@ use super::turns_pad::{Out, TurnsQueue, TurnsStream};
 use crate::audio::{RunningNs, SampleIndex, Timeline};
 use crate::diarize::identities::Identities;
 use crate::diarize::models::segmentation_spec;
-use crate::diarize::offline::{Diarization, Offline, OfflineOptions};
+use crate::diarize::offline::{Offline, OfflineOptions};
+use crate::diarize::online::{KnownVoices, Online, OnlineOptions, Relabelled, Told};
 use crate::diarize::reconstruct::{Cutting, Talk};
 use crate::diarize::voice::{VoiceModel, voice_model};
 use crate::error::engine_error;
@@ -28,10 +29,15 @@ use crate::intake::segment_map;
 use crate::messages::{self, SpokenTurn, Turns};
 use crate::registry::{Degraded, Embedding, FirstOf, Lease, Registry, Request, Segmentation};
 use crate::transcript::Turn;
+use crate::transcript::formats::Relabel;
 
 /// How long the worker sleeps when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// The watermark is told when it has moved so far, though nobody has spoken: 0.1 s.
+const WATERMARK_STEP: u64 = 1_600;
+/// Online, times before this are not asked for: what is mended is younger. An hour.
+const PAST: u64 = 3600 * 16_000;
 /// Speakers at a time, at most: the segmentation model hears no more than two of three.
 const AT_ONCE: usize = 3;
 
@@ -44,11 +50,14 @@ pub(super) struct Worker {
     pub registry: Registry,
     pub epoch: u64,
     pub cancel: CancelToken,
-    /// Who was heard before: ids survive seeks.
+    /// Who was heard before, offline and online: ids survive seeks.
     pub identities: Identities,
+    pub known: KnownVoices,
     pub group: Option<gst::GroupId>,
     pub turns: TurnsStream,
     pub queue: Arc<TurnsQueue>,
+    /// Speakers online, so far.
+    pub most: usize,
 }
 
 /// The models.
@@ -64,10 +73,13 @@ struct Stream {
     listener: Listener,
     end: SampleIndex,
     told: Instant,
+    /// What was told last: nothing will be added before it.
+    watermark: u64,
 }
 
 enum Listener {
     Offline(Offline),
+    Online(Box<Online>),
     /// Going on without speakers: sound is let pass.
     Deaf,
 }
@@ -132,7 +144,7 @@ impl Worker {
         let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
         let mut stream: Option<Stream> = None;
         loop {
-            let step = match self.inbox.take(self.epoch, true, TICK) {
+            let mut step = match self.inbox.take(self.epoch, true, TICK) {
                 Take::Shutdown | Take::Flushed { .. } => Err(Stop::Interrupted),
                 Take::Nothing => match self.element.upgrade() {
                     Some(_) => Ok(()),
@@ -147,14 +159,79 @@ impl Worker {
                     self.event(&event, &mut stream, &mut segment, &loaded)
                 }
             };
+            if step.is_ok()
+                && let Some(stream) = &mut stream
+            {
+                step = self.poll(stream);
+            }
             if let Err(stop) = step {
+                if let Some(stream) = stream {
+                    self.remember(stream);
+                }
                 return stop;
             }
         }
     }
 
+    /// Keeps who was heard in a stream that is over.
+    fn remember(&mut self, stream: Stream) {
+        if let Listener::Online(online) = stream.listener {
+            self.known = online.into_known();
+        }
+    }
+
+    /// Online: tells what has become final.
+    fn poll(&mut self, stream: &mut Stream) -> Result<(), Stop> {
+        let Listener::Online(online) = &mut stream.listener else {
+            return Ok(());
+        };
+        match online.poll() {
+            Ok(told) => {
+                let Some(element) = self.element.upgrade() else {
+                    return Err(Stop::Interrupted);
+                };
+                self.tell_online(&element, stream, &told);
+                Ok(())
+            }
+            Err(error) => self.heard(stream, Err(error)),
+        }
+    }
+
+    fn is_online(&self) -> bool {
+        let element = self.element.upgrade();
+        element.is_some_and(|e| e.imp().mode() == DiarizerMode::Online)
+    }
+
+    fn online(&mut self, loaded: &Loaded) -> Online {
+        let is_live = self.element.upgrade().is_some_and(|e| e.imp().is_live());
+        let options = OnlineOptions {
+            thresholds: loaded.voice.thresholds,
+            latency: self.settings.latency_ms as usize * 16,
+            max_speakers: self.settings.speakers().1,
+            cutting: self.cutting(),
+            // A file comes faster than the models, and waits for them.
+            lockstep: !is_live,
+        };
+        Online::new(
+            Arc::clone(&loaded.segmentation),
+            Arc::clone(&loaded.embedding),
+            loaded.voice.input,
+            options,
+            std::mem::take(&mut self.known),
+            self.cancel.clone(),
+        )
+    }
+
+    fn cutting(&self) -> Cutting {
+        Cutting {
+            min_silence: u64::from(self.settings.min_silence_ms) * 16,
+            min_turn: u64::from(self.settings.min_turn_ms) * 16,
+            at_once: AT_ONCE,
+        }
+    }
+
     fn begin(
-        &self,
+        &mut self,
         segment: &Option<gst::FormattedSegment<gst::ClockTime>>,
         loaded: Option<&Loaded>,
     ) -> Stream {
@@ -163,6 +240,7 @@ impl Worker {
             timeline.set_segment(segment_map(segment));
         }
         let listener = match loaded {
+            Some(loaded) if self.is_online() => Listener::Online(Box::new(self.online(loaded))),
             Some(loaded) => Listener::Offline(Offline::new(
                 Arc::clone(&loaded.segmentation),
                 Arc::clone(&loaded.embedding),
@@ -181,6 +259,7 @@ impl Worker {
             listener,
             end: SampleIndex(0),
             told: Instant::now(),
+            watermark: 0,
         }
     }
 
@@ -327,17 +406,17 @@ impl Worker {
             .min(samples);
         stream.end = place.start.plus((samples - trim) as u64);
         let heard = match &mut stream.listener {
-            Listener::Offline(offline) => (|| {
+            Listener::Deaf => Ok(()),
+            listener => (|| {
                 if place.new_piece {
-                    offline.end_piece()?;
+                    listener.end_piece()?;
                 }
                 let silence = place.silence_before.min(place.start.0);
-                push_silence(offline, place.start.0 - silence, silence)?;
+                listener.push_silence(place.start.0 - silence, silence)?;
                 let channel = sound.channels.first();
                 let kept = channel.and_then(|c| c.get(trim..)).unwrap_or_default();
-                offline.push(place.start.0, kept)
+                listener.push(place.start.0, kept)
             })(),
-            Listener::Deaf => Ok(()),
         };
         self.heard(stream, heard)?;
         self.tell_progress(stream);
@@ -374,6 +453,7 @@ impl Worker {
                 if group != self.group {
                     self.group = group;
                     self.identities = Identities::default();
+                    self.known = KnownVoices::default();
                 }
                 self.turns.begin(group);
             }
@@ -422,12 +502,12 @@ impl Worker {
     ) -> Result<(), Stop> {
         let place = stream.timeline.gap(pts.nseconds(), duration.nseconds());
         let heard = match &mut stream.listener {
-            Listener::Offline(offline) if place.new_piece => offline.end_piece(),
-            Listener::Offline(offline) => {
-                let silence = place.silence_before.min(place.start.0);
-                push_silence(offline, place.start.0 - silence, silence)
-            }
             Listener::Deaf => Ok(()),
+            listener if place.new_piece => listener.end_piece(),
+            listener => {
+                let silence = place.silence_before.min(place.start.0);
+                listener.push_silence(place.start.0 - silence, silence)
+            }
         };
         stream.end = stream.end.max(place.start);
         self.heard(stream, heard)
@@ -440,30 +520,48 @@ impl Worker {
         stream: Option<Stream>,
         loaded: &Option<Loaded>,
     ) -> Result<(), Stop> {
-        let (Some(stream), Some(loaded)) = (stream, loaded) else {
+        let (Some(mut stream), Some(loaded)) = (stream, loaded) else {
             return Ok(());
         };
-        let Listener::Offline(offline) = stream.listener else {
-            return Ok(());
-        };
+        let degraded = stream.listener.degraded();
+        degraded.iter().for_each(|d| self.tell_degraded(d));
+        match std::mem::replace(&mut stream.listener, Listener::Deaf) {
+            Listener::Offline(offline) => self.conclude_offline(element, &stream, loaded, offline),
+            Listener::Online(mut online) => {
+                let told = online.finish();
+                self.known = online.into_known();
+                match told {
+                    Ok(told) => {
+                        self.tell_online(element, &mut stream, &told);
+                        Ok(())
+                    }
+                    Err(EngineError::Cancelled) => Err(Stop::Interrupted),
+                    Err(error) => self.without_speakers(&error),
+                }
+            }
+            Listener::Deaf => Ok(()),
+        }
+    }
+
+    fn conclude_offline(
+        &mut self,
+        element: &super::Diarizer,
+        stream: &Stream,
+        loaded: &Loaded,
+        offline: Offline,
+    ) -> Result<(), Stop> {
         let (fewest, most) = self.settings.speakers();
         let options = OfflineOptions {
             thresholds: loaded.voice.thresholds,
             min_speakers: fewest,
             max_speakers: most,
-            cutting: Cutting {
-                min_silence: u64::from(self.settings.min_silence_ms) * 16,
-                min_turn: u64::from(self.settings.min_turn_ms) * 16,
-                at_once: AT_ONCE,
-            },
+            cutting: self.cutting(),
         };
-        let degraded = offline.degraded();
         let heard = match offline.finish() {
             Ok(heard) => heard,
             Err(EngineError::Cancelled) => return Err(Stop::Interrupted),
             Err(error) => return self.without_speakers(&error),
         };
-        degraded.iter().for_each(|d| self.tell_degraded(d));
         let found = heard.diarization(&options);
         let voices = found.voices.len();
         if voices < fewest && voices > 0 {
@@ -476,8 +574,59 @@ impl Worker {
         }
         let merge = loaded.voice.thresholds.merge;
         let ids = self.identities.of(&found.voices, merge);
-        self.tell(element, &stream.timeline, stream.end, &found, &ids);
+        let number = |talk: &Talk| ids.get(talk.speaker).copied().unwrap_or(talk.speaker);
+        let spoken = |talk: &Talk| spoken(&stream.timeline, talk, number(talk));
+        let turns = Turns {
+            watermark: stream.timeline.running_ns(stream.end),
+            all: found.turns.all.iter().map(spoken).collect(),
+            exclusive: found.turns.exclusive.iter().map(spoken).collect(),
+        };
+        gst::info!(
+            CAT,
+            obj = element,
+            "{voices} speakers in {} turns",
+            turns.all.len()
+        );
+        let seconds = stream.end.seconds();
+        element.imp().count(seconds, voices, turns.all.len());
+        self.tell(element, &stream.timeline, stream.end, &turns);
         Ok(())
+    }
+
+    /// Online: what has become final, and what was wrong.
+    fn tell_online(&mut self, element: &super::Diarizer, stream: &mut Stream, told: &Told) {
+        let timeline = &stream.timeline;
+        let until = SampleIndex(told.watermark);
+        if !told.turns.is_empty() || told.watermark >= stream.watermark + WATERMARK_STEP {
+            let seconds = told.watermark.saturating_sub(stream.watermark) as f64 / 16_000.0;
+            stream.watermark = told.watermark;
+            let spoken = |talk: &Talk| spoken(timeline, talk, talk.speaker);
+            let turns = Turns {
+                watermark: timeline.running_ns(until),
+                all: told.turns.iter().map(spoken).collect(),
+                exclusive: told.exclusive.iter().map(spoken).collect(),
+            };
+            let speakers = self.speakers_so_far(&told.turns);
+            element.imp().count(seconds, speakers, turns.all.len());
+            self.tell(element, timeline, until, &turns);
+        }
+        for wrong in &told.relabels {
+            let relabel = relabel(timeline, wrong);
+            gst::info!(CAT, obj = element, "Relabelled: {relabel:?}");
+            self.outbox.put(messages::relabel(&relabel));
+            if self.settings.post_messages {
+                let _ = element.post_message(messages::relabel_message(element, &relabel));
+            }
+        }
+        let past = SampleIndex(told.watermark.saturating_sub(PAST));
+        stream.timeline.forget_before(past);
+    }
+
+    /// The highest number that was given so far.
+    fn speakers_so_far(&mut self, turns: &[Talk]) -> usize {
+        let most = turns.iter().map(|t| t.speaker + 1).max().unwrap_or(0);
+        self.most = self.most.max(most);
+        self.most
     }
 
     /// Tells who spoke: to the bus, to those behind `src`, to those behind `turns`.
@@ -485,41 +634,10 @@ impl Worker {
         &mut self,
         element: &super::Diarizer,
         timeline: &Timeline,
-        end: SampleIndex,
-        found: &Diarization,
-        ids: &[usize],
+        until: SampleIndex,
+        turns: &Turns,
     ) {
-        let spoken = |talk: &Talk| {
-            let (start, end) = (SampleIndex(talk.start), SampleIndex(talk.end));
-            let number = ids.get(talk.speaker).copied().unwrap_or(talk.speaker) + 1;
-            SpokenTurn {
-                turn: Turn {
-                    speaker_id: format!("speaker-{number}"),
-                    speaker: Some(format!("Speaker {number}")),
-                    start: timeline.stream_ns(start),
-                    end: timeline.stream_ns(end),
-                    confidence: talk.confidence,
-                },
-                start: timeline.running_ns(start),
-                end: timeline.running_ns(end),
-            }
-        };
-        let turns = Turns {
-            watermark: timeline.running_ns(end),
-            all: found.turns.all.iter().map(spoken).collect(),
-            exclusive: found.turns.exclusive.iter().map(spoken).collect(),
-        };
-        gst::info!(
-            CAT,
-            obj = element,
-            "{} speakers in {} turns",
-            found.voices.len(),
-            turns.all.len()
-        );
-        element
-            .imp()
-            .count(end.seconds(), found.voices.len(), turns.all.len());
-        self.outbox.put(messages::turns(&turns));
+        self.outbox.put(messages::turns(turns));
         let mut out = Vec::new();
         for turn in &turns.all {
             if self.settings.post_messages {
@@ -527,7 +645,7 @@ impl Worker {
             }
             out.extend(self.turns.turn(turn));
         }
-        out.extend(self.turns.advance(timeline.stream_ns(end).0));
+        out.extend(self.turns.advance(timeline.stream_ns(until).0));
         self.queue_turns(element, out);
     }
 
@@ -547,12 +665,8 @@ impl Worker {
         let Some(element) = self.element.upgrade() else {
             return;
         };
-        if let Listener::Offline(offline) = &stream.listener {
-            offline
-                .degraded()
-                .iter()
-                .for_each(|d| self.tell_degraded(d));
-        }
+        let degraded = stream.listener.degraded();
+        degraded.iter().for_each(|d| self.tell_degraded(d));
         if !self.settings.post_messages || element.imp().mode() == DiarizerMode::Online {
             return;
         }
@@ -577,15 +691,78 @@ fn nobody_waits() -> gst::Event {
     })
 }
 
-fn push_silence(offline: &mut Offline, start: u64, count: u64) -> Result<(), EngineError> {
-    let zeros = [0.0; 1600];
-    let mut done = 0;
-    while done < count {
-        let now = (count - done).min(zeros.len() as u64);
-        offline.push(start + done, &zeros[..now as usize])?;
-        done += now;
+impl Listener {
+    fn push(&mut self, start: u64, samples: &[f32]) -> Result<(), EngineError> {
+        match self {
+            Self::Offline(offline) => offline.push(start, samples),
+            Self::Online(online) => online.push(start, samples),
+            Self::Deaf => Ok(()),
+        }
     }
-    Ok(())
+
+    fn push_silence(&mut self, start: u64, count: u64) -> Result<(), EngineError> {
+        let zeros = [0.0; 1600];
+        let mut done = 0;
+        while done < count {
+            let now = (count - done).min(zeros.len() as u64);
+            self.push(start + done, &zeros[..now as usize])?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    fn end_piece(&mut self) -> Result<(), EngineError> {
+        match self {
+            Self::Offline(offline) => offline.end_piece(),
+            Self::Online(online) => online.end_piece(),
+            Self::Deaf => Ok(()),
+        }
+    }
+
+    /// What was given up to go on since the last call.
+    fn degraded(&self) -> Vec<Degraded> {
+        match self {
+            Self::Offline(offline) => offline.degraded(),
+            Self::Online(online) => online.degraded(),
+            Self::Deaf => Vec::new(),
+        }
+    }
+}
+
+fn id(number: usize) -> String {
+    format!("speaker-{}", number + 1)
+}
+
+fn name(number: usize) -> String {
+    format!("Speaker {}", number + 1)
+}
+
+/// A turn of the speaker of that number.
+fn spoken(timeline: &Timeline, talk: &Talk, number: usize) -> SpokenTurn {
+    let (start, end) = (SampleIndex(talk.start), SampleIndex(talk.end));
+    SpokenTurn {
+        turn: Turn {
+            speaker_id: id(number),
+            speaker: Some(name(number)),
+            start: timeline.stream_ns(start),
+            end: timeline.stream_ns(end),
+            confidence: talk.confidence,
+        },
+        start: timeline.running_ns(start),
+        end: timeline.running_ns(end),
+    }
+}
+
+fn relabel(timeline: &Timeline, wrong: &Relabelled) -> Relabel {
+    let whole = wrong.from == 0 && wrong.to == u64::MAX;
+    let time = |sample: u64| (!whole).then(|| timeline.stream_ns(SampleIndex(sample)));
+    Relabel {
+        old_id: id(wrong.old),
+        new_id: Some(id(wrong.new)),
+        name: Some(name(wrong.new)),
+        from: time(wrong.from),
+        to: time(wrong.to),
+    }
 }
 
 /// Pushes on `turns` what the worker has queued, until the element goes to READY.

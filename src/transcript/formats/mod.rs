@@ -346,6 +346,7 @@ impl Writer {
         let mut cues = std::mem::take(&mut self.cues);
         let mut turns = std::mem::take(&mut self.turns);
         apply(&self.relabels, &mut cues, &mut turns);
+        join(&mut turns);
         match self.format {
             Format::Json => json::document(&cues, &turns, totals, out),
             Format::Jsonl => json::line_end(&self.summary, totals, out),
@@ -463,6 +464,24 @@ fn clock(ms: u64, separator: char) -> String {
 /// Seconds with three decimals.
 fn seconds(ms: u64) -> String {
     format!("{}.{:03}", ms / 1000, ms % 1000)
+}
+
+/// Turns that a live diarizer told bit by bit: a speaker's that adjoin are one.
+fn join(turns: &mut Vec<Turn>) {
+    let mut open: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
+    let mut joined: Vec<Turn> = Vec::with_capacity(turns.len());
+    turns.sort_by_key(|turn| turn.start);
+    for turn in turns.drain(..) {
+        if let Some(&n) = open.get(&turn.speaker_id)
+            && joined[n].end.0 + 1_000_000 >= turn.start.0
+        {
+            joined[n].end = joined[n].end.max(turn.end);
+            continue;
+        }
+        open.insert(turn.speaker_id.clone(), joined.len());
+        joined.push(turn);
+    }
+    *turns = joined;
 }
 
 /// Follows the relabels in the order in which they came.
