@@ -56,9 +56,11 @@ TIMED = [name for name in SYSTEMS if name != FILLED]
 
 EXPLAINED = """**scribe** is `examples/diarize`: what `scribediarizer` computes, offline, with its own defaults (step 2 s, pauses up to
 0.3 s filled). **pyannote.audio** is 4.0.7's `SpeakerDiarization` on the same two ONNX files and the same ONNX Runtime
-(`scripts/bench/pyannote_peer.py`): its own windows, count, clustering and reconstruction; threshold 0.55, clusters of 3 windows
-and more (2 at a step of 2 s), the best of a sweep over these recordings; up to 5 pieces of a local speaker go to GE2E, or 3 as
-scribe takes. Scribe's thresholds come from the same recordings: nobody has an advantage here, and on others both may be worse."""
+(`scripts/bench/pyannote_peer.py`): its own windows, count, clustering and reconstruction; threshold 0.55 and clusters of 3 windows
+and more are the best of a sweep over these recordings; up to 5 pieces of a local speaker go to GE2E. It is shown also with pauses
+filled as scribe fills them, and with scribe's economies (step 2 s, 3 pieces; then clusters of 2 windows and more: not swept for
+itself). Scribe's thresholds come from the same recordings too: on others both may be worse. Those of AMI are 30 s of a meeting
+each: two have half a second of speech that counts."""
 
 
 # --- Recordings ------------------------------------------------------------------------------------
