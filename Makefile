@@ -19,7 +19,7 @@ endif
 PREFIX ?= /usr/local
 export PREFIX DESTDIR PURGE FILE CUDA
 
-.PHONY: help setup setup-test build models demo check lint test bench bench-registry soak accident fuzz inspect run dist install \
+.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize soak accident fuzz inspect run dist install \
 	uninstall clean
 
 help: ## this list
@@ -59,6 +59,9 @@ bench: setup-test models ## figures for docs/benchmarks.md
 
 bench-registry: models ## figures for docs/memory.md: 1 to 16 transcribers, a live stream beside 15 files
 	@scripts/bench-registry.sh
+
+bench-diarize: models ## figures of the diarizer for docs/benchmarks.md, beside pyannote.audio (3 GB, once)
+	@scripts/bench-diarize.sh
 
 accident: build ## the out-of-memory accident replayed on a made-up card, with and without the registry
 	@scripts/accident.sh

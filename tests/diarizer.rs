@@ -2,6 +2,8 @@
 //! `scribediarizer` and what is behind it: sound passes, turns come, words get their speakers. Fakes where timing and
 //! failures matter, real models where voices do.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::path::Path;
@@ -546,6 +548,115 @@ fn three_hundred_quick_changes_of_state_hang_nothing() {
         at_once("NULL", || rig.element.set_state(gst::State::Null).unwrap());
         rig.element.set_state(gst::State::Playing).unwrap();
     }
+}
+
+fn online(name: &str) -> gst::Element {
+    let element = fakes(name);
+    element.set_property_from_str("mode", "online");
+    element.set_property("latency", 2_000_u32);
+    element
+}
+
+#[test]
+fn online_turns_come_while_the_sound_does_and_the_watermark_never_goes_back() {
+    let rig = Rig::of(online("online"), false);
+    rig.begin();
+    level(&rig, 0, 20, ANN);
+    // A file's models are waited for: what was final before the last buffer is told with it.
+    let so_far = told(&rig.out.all());
+    assert!(
+        so_far.iter().map(|t| t.watermark.0).max() >= Some(15_000 * MS),
+        "{so_far:?}"
+    );
+    assert!(so_far.iter().any(|t| !t.all.is_empty()));
+    level(&rig, 20, 32, 0.0);
+    level(&rig, 32, 47, BEN);
+    let out = rig.finish();
+
+    let told = told(&out);
+    for pair in told.windows(2) {
+        assert!(pair[0].watermark <= pair[1].watermark);
+        // Nothing is added before what was final.
+        for turn in &pair[1].all {
+            assert!(
+                turn.start >= pair[0].watermark,
+                "{turn:?} {:?}",
+                pair[0].watermark
+            );
+        }
+    }
+    let sticky = events(&out, gst::EventType::CustomDownstreamSticky);
+    let sticky = sticky[0].structure().unwrap();
+    assert_eq!(sticky.get::<&str>("mode"), Ok("online"));
+    assert_eq!(sticky.get::<u64>("latency"), Ok(2_000 * MS));
+    let at = |seconds: u64| -> Option<String> {
+        let all = told.iter().flat_map(|t| &t.all);
+        let mut there =
+            all.filter(|t| (t.turn.start.0..t.turn.end.0).contains(&(seconds * 1000 * MS)));
+        there.next().map(|t| t.turn.speaker_id.clone())
+    };
+    assert_eq!(at(10).as_deref(), Some("speaker-1"));
+    assert_eq!(at(26), None);
+    assert_eq!(at(40).as_deref(), Some("speaker-2"));
+}
+
+#[test]
+fn online_ids_survive_a_seek_and_a_flush_returns_at_once() {
+    let rig = Rig::of(online("online_seek"), false);
+    rig.begin();
+    level(&rig, 0, 20, ANN);
+    level(&rig, 20, 32, 0.0);
+    level(&rig, 32, 52, BEN);
+    at_once("a flush", || {
+        rig.event(gst::event::FlushStart::new());
+        rig.event(gst::event::FlushStop::new(true));
+    });
+    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    rig.event(gst::event::Segment::new(&segment));
+    level(&rig, 0, 20, BEN);
+    let out = rig.finish();
+
+    let turns = turns(&out);
+    assert!(!turns.is_empty());
+    assert!(turns.iter().all(|t| t.0 == "speaker-2"), "{turns:?}");
+}
+
+#[test]
+fn a_live_source_is_told_online_and_its_sound_never_waits() {
+    let slow = FakeBatches {
+        delay: Duration::from_secs(2),
+        ..FakeBatches::default()
+    };
+    slow.register("live");
+    let rig = Rig::of(diarizer("live"), true);
+    rig.begin();
+    let sticky = events(&rig.out.all(), gst::EventType::CustomDownstreamSticky);
+    assert_eq!(
+        sticky[0].structure().unwrap().get::<&str>("mode"),
+        Ok("online")
+    );
+
+    at_once("forty seconds of live sound", || level(&rig, 0, 40, ANN));
+
+    assert_eq!(buffers(&rig.out.all()).len(), 80);
+    rig.stop();
+}
+
+#[test]
+fn online_words_get_their_speakers_before_the_end() {
+    let (rig, diarizer) = chain("online_chain", "one two three four");
+    diarizer.set_state(gst::State::Null).unwrap();
+    diarizer.set_property_from_str("mode", "online");
+    diarizer.set_state(gst::State::Playing).unwrap();
+    rig.begin();
+    level(&rig, 0, 20, ANN);
+    level(&rig, 20, 60, 0.0);
+    rig.out.wait(|all| !buffers(all).is_empty());
+
+    let cues = cues(&rig.out.all());
+
+    assert_eq!(cues[0].0.as_deref(), Some("Speaker 1"));
+    rig.finish();
 }
 
 /// diarizer ! transcriber between two pads, on fakes.

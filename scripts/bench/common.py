@@ -164,8 +164,9 @@ def run_folder():
     return folder
 
 
-def keep(part, command, figures, tables, took):
-    """PART.json with every figure, PART.md with the tables."""
+def keep(part, command, figures, tables, took, peers=None, runs_on=None):
+    """PART.json with every figure, PART.md with the tables. `peers`: versions of what it was compared with; `runs_on`: what scribe
+    computes with, where that is not what transcribes."""
     dirty = bool(output_of("git", "status", "--porcelain", "--untracked-files=no", "--", "src", "Cargo.lock", "examples"))
     document = {
         "part": part,
@@ -176,8 +177,8 @@ def keep(part, command, figures, tables, took):
         "took_seconds": round(took),
         "data": "$SCRIBE_DATA" if has_data() else "tests/data",
         "machine": machine(),
-        "engine": engine(),
-        "peers": versions(),
+        "engine": runs_on or engine(),
+        "peers": peers or versions(),
         "figures": figures,
     }
     folder = run_folder()

@@ -12,6 +12,7 @@ PARTS = (
     ("words", "Word times", "Against forced alignments of short utterances (`words/utterances.ctm`)."),
     ("nonspeech", "Sounds without speech", ""),
     ("memory", "Memory", ""),
+    ("diarize", "Who spoke when", ""),
 )
 
 HEAD = """# Benchmarks

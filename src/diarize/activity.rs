@@ -196,7 +196,7 @@ pub(super) mod tests {
         let activity = Activity::of(&scores(589, |_| (1, 1.0)), 80_000);
 
         let frames = activity.len();
-        assert_eq!(activity.runs(0, true), [0..frames]);
+        assert_eq!(activity.runs(0, true), vec![0..frames; 1]);
         assert!(centre_of(frames - 1) < 80_000 && centre_of(frames) >= 80_000);
     }
 

@@ -399,4 +399,54 @@ mod tests {
         let labels = tree.cut(0.5);
         assert!(labels.iter().all(|l| *l == labels[0]));
     }
+
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        let (floats, _) = bytes.as_chunks::<4>();
+        floats.iter().map(|f| f32::from_le_bytes(*f)).collect()
+    }
+
+    /// Vectors of length 1, heights and labels that scipy's `linkage`, `maxdists` and `fcluster` give them
+    /// (tests/reference/diarization.py): made-up ones, with steps that are lower than the one before, and voices.
+    #[test]
+    fn trees_are_those_of_scipy() {
+        macro_rules! array {
+            ($name:literal) => {
+                include_bytes!(concat!("../../tests/reference/linkage-", $name))
+            };
+        }
+        let made_up = (
+            16,
+            floats(array!("made-up.f32")),
+            floats(array!("made-up-heights.f32")),
+            &array!("made-up-labels.u8")[..],
+        );
+        let recording = (
+            256,
+            floats(array!("recording.f32")),
+            floats(array!("recording-heights.f32")),
+            &array!("recording-labels.u8")[..],
+        );
+        for (dimension, vectors, heights, labels) in [made_up, recording] {
+            let vectors: Vec<&[f32]> = vectors.chunks(dimension).collect();
+
+            let tree = Tree::of(&vectors);
+
+            let own = tree.heights();
+            assert_eq!(own.len(), heights.len());
+            let far = own.iter().zip(&heights).map(|(a, b)| (a - b).abs());
+            let far = far.fold(0.0, f32::max);
+            assert!(far < 1e-4, "{far}");
+            let cuts = [0.35, 0.45, 0.55, 0.7];
+            assert_eq!(labels.len(), cuts.len() * vectors.len());
+            for (cut, theirs) in cuts.into_iter().zip(labels.chunks(vectors.len())) {
+                let ours = tree.cut(cut);
+                for a in 0..ours.len() {
+                    for b in 0..a {
+                        let (own, other) = (ours[a] == ours[b], theirs[a] == theirs[b]);
+                        assert_eq!(own, other, "{a} and {b} at {cut}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -61,8 +61,7 @@ impl Ear {
         channels: Channels,
     ) -> Result<Option<usize>, gst::ErrorMessage> {
         let known = self.state().input.as_ref().is_some_and(|input| {
-            gst_audio::AudioInfo::from_caps(&caps.to_owned())
-                .is_ok_and(|info| &info == input.info())
+            gst_audio::AudioInfo::from_caps(caps).is_ok_and(|info| &info == input.info())
         });
         if known {
             return Ok(None);
