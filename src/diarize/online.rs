@@ -81,7 +81,7 @@ pub struct Online {
 /// What happens in the order of the stream.
 enum Flight {
     Begin(u64),
-    Window(Window),
+    Window(Box<Window>),
     /// The end of a piece of so many samples.
     End(u64),
 }
@@ -243,14 +243,14 @@ impl Online {
         let job = Arc::clone(&samples);
         let scores = self.segmentation.submit(job, (), Class::Live, order);
         self.heard = self.pushed;
-        self.flights.push_back(Flight::Window(Window {
+        self.flights.push_back(Flight::Window(Box::new(Window {
             start: self.pushed - samples.len() as u64,
             end: self.pushed,
             deadline,
             samples,
             scores,
             heard: None,
-        }));
+        })));
         self.advance(self.lockstep)
     }
 
@@ -297,7 +297,7 @@ impl Online {
                     self.turns.begin_piece(start);
                 }
                 Some(Flight::End(samples)) => self.turns.end_piece(samples),
-                Some(Flight::Window(window)) => self.heard(window)?,
+                Some(Flight::Window(window)) => self.heard(*window)?,
                 None => {}
             }
         }
