@@ -562,14 +562,21 @@ fn online_turns_come_while_the_sound_does_and_the_watermark_never_goes_back() {
     let rig = Rig::of(online("online"), false);
     rig.begin();
     level(&rig, 0, 20, ANN);
-    // A file's models are waited for: what was final before the last buffer is told with it.
+    // What the worker has found goes out before the next buffer, as that comes.
+    for n in 40..64 {
+        rig.push(steady(n * 500, 0.0)).unwrap();
+        let heard = || rig.element.property::<gst::Structure>("stats");
+        eventually("it is heard", || {
+            heard().get::<f64>("buffered-seconds") == Ok(0.0)
+        });
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let so_far = told(&rig.out.all());
+    assert!(so_far.iter().any(|t| !t.all.is_empty()), "{so_far:?}");
     assert!(
-        so_far.iter().map(|t| t.watermark.0).max() >= Some(15_000 * MS),
+        so_far.iter().map(|t| t.watermark.0).max() >= Some(20_000 * MS),
         "{so_far:?}"
     );
-    assert!(so_far.iter().any(|t| !t.all.is_empty()));
-    level(&rig, 20, 32, 0.0);
     level(&rig, 32, 47, BEN);
     let out = rig.finish();
 
@@ -616,7 +623,16 @@ fn online_ids_survive_a_seek_and_a_flush_returns_at_once() {
     level(&rig, 0, 20, BEN);
     let out = rig.finish();
 
-    let turns = turns(&out);
+    // The first second may be told too soon, and is mended.
+    let mut turns = turns(&out);
+    let relabels = events(&out, gst::EventType::CustomDownstream);
+    let relabels = relabels
+        .iter()
+        .filter_map(|e| messages::relabel_of(e.structure()?));
+    for relabel in relabels {
+        let theirs = turns.iter_mut().filter(|t| t.0 == relabel.old_id);
+        theirs.for_each(|t| t.0 = relabel.new_id.clone().unwrap());
+    }
     assert!(!turns.is_empty());
     assert!(turns.iter().all(|t| t.0 == "speaker-2"), "{turns:?}");
 }
