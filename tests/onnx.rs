@@ -799,6 +799,27 @@ fn two_lanes_have_the_weights_once() {
 }
 
 #[test]
+fn lanes_of_segmentation_run_at_once_and_answer_alike() {
+    if !models() {
+        return;
+    }
+    let sound = recording("demo.opus");
+    let window: [Arc<[f32]>; 1] = [Arc::from(&sound[..160_000])];
+    let model = PyannoteModel::load(&pyannote()).unwrap();
+    let mut first = model.lane().unwrap();
+    let alone = first.run(&window).unwrap();
+    let mut second = model.lane().unwrap();
+
+    let answers = std::thread::scope(|scope| {
+        let other = scope.spawn(|| second.run(&window).unwrap());
+        [first.run(&window).unwrap(), other.join().unwrap()]
+    });
+
+    assert_eq!(answers[0], alone);
+    assert_eq!(answers[1], alone);
+}
+
+#[test]
 fn nothing_grows_after_the_largest_batch() {
     if !models() {
         return;

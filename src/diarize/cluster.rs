@@ -90,7 +90,7 @@ pub fn nearest(centroids: &[Vec<f32>], vector: &[f32]) -> Option<(usize, f32)> {
 }
 
 /// For each of up to three local speakers of a window the centroid that he is most like, such that the sum of likenesses is
-/// largest. That two are one person costs [`SAME_COST`]: segmentation does part a person now and then, and more often a
+/// largest. That two are one person has a cost: segmentation does part a person now and then, and more often a
 /// vector of few samples is most like the wrong centroid. Those without a vector have none.
 pub fn assign(centroids: &[Vec<f32>], vectors: &[Option<&[f32]>]) -> Vec<Option<usize>> {
     let likest: Vec<Vec<(usize, f32)>> = vectors
