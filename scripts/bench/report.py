@@ -58,6 +58,7 @@ def main():
         text.append(path.with_suffix(".md").read_text().strip() + f" {versions}. Raw: `{path.relative_to(ROOT)}`.\n")
     if not any_part:
         die("there are no figures in benches/runs", "scripts/bench.sh")
+    text.append("Speakers live, words with speakers, long recordings: [speakers.md](speakers.md).\n")
     text.append("Figures of the registry (the accident replayed, full arenas, killed workers): [memory.md](memory.md).\n")
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(text))
     print("scribe: docs/benchmarks.md written")
