@@ -23,6 +23,7 @@ pub mod registry;
 pub mod transcribe;
 pub mod transcriber;
 pub mod transcript;
+pub mod voices;
 
 pub use plugin::plugin_register_static;
 
