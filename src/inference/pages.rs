@@ -208,6 +208,14 @@ mod tests {
 
     #[test]
     fn pages_are_there_once_taken_and_gone_once_given_back() {
+        // Beside other tests of the process anybody's memory would count.
+        alone(
+            "pages_are_there_once_taken_and_gone_once_given_back",
+            pages_taken_and_given_back,
+        );
+    }
+
+    fn pages_taken_and_given_back() {
         const BYTES: usize = 256 << 20;
         let before = resident_bytes();
         // Zeroed memory of this size comes from the system as it is, without a page.
