@@ -13,6 +13,7 @@ pub mod diarizer;
 pub mod dsp;
 pub mod encoder;
 pub mod enroll;
+pub mod enroller;
 pub mod error;
 pub mod ffi;
 pub mod inference;
@@ -32,7 +33,7 @@ pub use plugin::plugin_register_static;
 mod plugin {
     use gst::glib;
 
-    use crate::{bin_element, diarizer, encoder, inference, meta, transcriber};
+    use crate::{bin_element, diarizer, encoder, enroller, inference, meta, transcriber};
 
     fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
         // Nothing but registration here: this runs in the plugin scanner too.
@@ -45,6 +46,7 @@ mod plugin {
         meta::register();
         transcriber::register(plugin)?;
         diarizer::register(plugin)?;
+        enroller::register(plugin)?;
         encoder::register(plugin)?;
         bin_element::register(plugin)
     }

@@ -6,6 +6,7 @@ use gst::glib;
 use gst::prelude::*;
 
 use crate::audio::{RunningNs, StreamNs};
+use crate::enroll::keeper::Kept;
 use crate::registry::ledger::DeviceMemory;
 use crate::transcript::formats::Relabel;
 use crate::transcript::{Cue, Turn};
@@ -28,6 +29,15 @@ pub const TURN: &str = "scribe/turn";
 /// Who spoke is mended after the fact, as an element message and as a serialized downstream event: `old-id` (string),
 /// `new-id` and `name` (strings, either may be absent), `from` and `to` (uint64, ns of stream time, absent: without bound).
 pub const RELABEL: &str = "scribe/relabel";
+/// A voice was learnt, as an element message: `id` (string, `voice-…`), `label` (string: the name, or "Speaker 7"), `is-new`
+/// (boolean), `net-speech` (double, seconds of speech of one person in this recording), `segments` (uint), `snr`, `level`
+/// (doubles, dB and dBFS; `snr` may be absent), `clipping` (double, 0 to 1), `agreement` (double, cosine of the recording's
+/// halves; may be absent), `telephone` (boolean), `takes` (uint, recordings of this person so far), `total-speech` (double,
+/// seconds in all of them), `grade` (string: weak, fair or good), `sounds-like` (string, somebody else who is enrolled; may
+/// be absent), `speaker-id` (string, what the diarizer called them; in conversations).
+pub const ENROLLED: &str = "scribe/enrolled";
+/// A speaker of a conversation was not learnt, as an element message: `speaker-id`, `reason` (strings).
+pub const NOT_ENROLLED: &str = "scribe/not-enrolled";
 /// Sticky downstream event before the first buffer behind a diarizer: speakers will be told. `mode` (string: `offline`, the
 /// turns come before EOS, or `online`), `latency` (uint64, ns: how far behind the sound turns are final).
 pub const DIARIZATION: &str = "scribe/diarization";
@@ -89,6 +99,38 @@ pub fn degraded(
         .field("what", what)
         .field("from", from)
         .field("to", to)
+        .field("reason", reason)
+        .build();
+    gst::message::Element::builder(s).src(src).build()
+}
+
+/// See [`ENROLLED`].
+pub fn enrolled(src: &impl IsA<gst::Object>, kept: &Kept) -> gst::Message {
+    let (voice, quality) = (&kept.enrolled, &kept.quality);
+    let mut s = gst::Structure::builder(ENROLLED)
+        .field("id", voice.id.to_string())
+        .field("label", voice.label.as_str())
+        .field("is-new", voice.is_new)
+        .field("net-speech", quality.net_speech_s)
+        .field("segments", quality.segments)
+        .field("level", quality.level_dbfs)
+        .field("clipping", quality.clipping)
+        .field("telephone", quality.is_telephone)
+        .field("takes", voice.takes as u32)
+        .field("total-speech", voice.net_speech_s)
+        .field("grade", voice.grade.to_string())
+        .build();
+    s.set_if_some("snr", quality.snr_db);
+    s.set_if_some("agreement", quality.agreement);
+    s.set_if_some("sounds-like", kept.sounds_like.as_deref());
+    s.set_if_some("speaker-id", kept.was.as_deref());
+    gst::message::Element::builder(s).src(src).build()
+}
+
+/// See [`NOT_ENROLLED`].
+pub fn not_enrolled(src: &impl IsA<gst::Object>, speaker_id: &str, reason: &str) -> gst::Message {
+    let s = gst::Structure::builder(NOT_ENROLLED)
+        .field("speaker-id", speaker_id)
         .field("reason", reason)
         .build();
     gst::message::Element::builder(s).src(src).build()

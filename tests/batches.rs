@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{GUARD, registry};
-use gstscribe::enroll::{EnrollOptions, Progress, embed};
+use gstscribe::enroll::{Progress, embed};
 use gstscribe::inference::fake::FakeBatches;
 use gstscribe::inference::{CancelToken, EngineError, VoiceVector};
 use gstscribe::registry::{Class, Embedding, EmbeddingSpec, Lease, Registry, Request, Ticket};
@@ -191,16 +191,12 @@ fn enrolled(name: &str, count: usize, batch_size: usize) -> (Vec<VoiceVector>, V
     let registry = registry();
     let mut held = lease(&registry, name);
     let segments = (0..count).map(|n| vec![angle(n); 16]);
-    let options = EnrollOptions {
-        batch_size,
-        ..EnrollOptions::default()
-    };
+    held.set_batch_size(batch_size);
     let mut lines = Vec::new();
 
     let vectors = embed(
-        &mut held,
+        &held,
         segments,
-        &options,
         None,
         &CancelToken::new(),
         &mut |progress| lines.push(progress.to_string()),
@@ -253,14 +249,13 @@ fn an_enrolment_heeds_the_batch_size_that_is_asked_for() {
 fn an_enrolment_that_nobody_wants_any_more_ends() {
     steady(FakeBatches::default(), "unwanted");
     let registry = registry();
-    let mut held = lease(&registry, "unwanted");
+    let held = lease(&registry, "unwanted");
     let cancel = CancelToken::new();
     let inner = cancel.clone();
 
     let outcome = embed(
-        &mut held,
+        &held,
         (0..10_000).map(|n| vec![angle(n); 16]),
-        &EnrollOptions::default(),
         None,
         &cancel,
         &mut |progress| {

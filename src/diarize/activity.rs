@@ -78,6 +78,11 @@ impl Activity {
         self.hard[frame] & (1 << speaker) != 0
     }
 
+    /// Whether two talk at once in a frame.
+    pub fn is_overlapped(&self, frame: usize) -> bool {
+        self.hard[frame].count_ones() > 1
+    }
+
     /// Whether the speaker talks at all.
     pub fn is_heard(&self, speaker: usize) -> bool {
         self.hard.iter().any(|bits| bits & (1 << speaker) != 0)

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod identities;
 mod local;
 pub mod models;
+pub mod names;
 pub mod offline;
 pub mod online;
 pub mod reconstruct;

@@ -5,8 +5,10 @@
 
 use super::models::embedding_spec;
 use crate::inference::EngineError;
-use crate::inference::manifest::{self, Entry, Task};
+use crate::inference::manifest::{self, Entry, Task, file_digest};
 use crate::registry::{Embedding, EmbeddingSpec, Kind as _};
+use crate::voices::ModelKey;
+use crate::voices::matching;
 
 /// How the vectors of one person differ from those of another.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +39,10 @@ pub struct VoiceModel {
     pub input: VoiceInput,
     /// How its vectors are told apart.
     pub thresholds: VoiceThresholds,
+    /// Its vectors are no other model's.
+    pub key: ModelKey,
+    /// How its vectors are known again, or what its manifest entry lacks for that: see [`VoiceModel::matching`].
+    pub known_again: Result<matching::Thresholds, matching::MissingThreshold>,
 }
 
 impl VoiceModel {
@@ -44,15 +50,33 @@ impl VoiceModel {
     pub fn name(&self) -> String {
         Embedding::name(&self.spec)
     }
+
+    /// How its vectors are known again. [`EngineError::Unsupported`] for a model that can only tell speakers apart, because
+    /// its manifest entry does not say when two recordings are of one person.
+    pub fn matching(&self) -> Result<matching::Thresholds, EngineError> {
+        let missing = |why: &matching::MissingThreshold| {
+            EngineError::Unsupported(format!(
+                "the voice model {} cannot be used for names: {why}",
+                self.name()
+            ))
+        };
+        self.known_again.as_ref().copied().map_err(missing)
+    }
 }
 
-/// Finds the embedding model that `model` names (empty: the best one on disk). [`EngineError::Unsupported`] for one whose
+/// Finds the embedding model that `model` names (empty or `auto`: the best one on disk). [`EngineError::Unsupported`] for one whose
 /// manifest entry gives no thresholds.
 pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
+    let model = if model == "auto" { "" } else { model };
     let spec = embedding_spec(model)?;
     #[cfg(any(test, feature = "test-support"))]
     if model.starts_with("fake:") {
         return Ok(VoiceModel {
+            key: ModelKey {
+                name: model.to_owned(),
+                version: "0".repeat(64),
+                dimension: spec.dimension(),
+            },
             spec,
             input: VoiceInput {
                 piece: 0,
@@ -63,6 +87,15 @@ pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
                 merge: 0.15,
                 least_seconds: 4.0,
             },
+            known_again: Ok(matching::Thresholds {
+                accept: 0.85,
+                stranger: 0.6,
+                strong: 0.95,
+                same: 0.85,
+                slack: 0.1,
+                half_s: 0.0,
+                least_s: 2.0,
+            }),
         });
     }
     let found = manifest::resolve(model, Task::Embedding)
@@ -70,10 +103,18 @@ pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
     let entry = found.entry.as_ref().ok_or_else(|| {
         EngineError::Unsupported(format!("no manifest describes {}", found.path.display()))
     })?;
+    let version =
+        file_digest(&found.path).map_err(|e| EngineError::ModelMissing(e.to_string()))?;
     Ok(VoiceModel {
+        key: ModelKey {
+            name: entry.id.clone(),
+            version,
+            dimension: spec.dimension(),
+        },
         spec,
         input: input(entry),
         thresholds: thresholds(entry)?,
+        known_again: matching::Thresholds::read(|name| entry.threshold(name)),
     })
 }
 

@@ -10,12 +10,13 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::DiarizerMode;
-use super::outbox::Outbox;
+use crate::intake::outbox::Outbox;
 use super::settings::{Settings, properties};
 use super::turns_pad::{self, TurnsQueue, TurnsStream};
 use super::worker::{Worker, push_turns};
 use crate::context::registry_of;
 use crate::diarize::identities::Identities;
+use crate::diarize::names::Labels;
 use crate::diarize::online::KnownVoices;
 use crate::inference::exit;
 use crate::intake::ear::{Ear, Refusal};
@@ -345,6 +346,7 @@ impl Diarizer {
             identities: Identities::default(),
             known: KnownVoices::default(),
             most: 0,
+            labels: Labels::default(),
             group: None,
             turns: TurnsStream::default(),
             queue: Arc::clone(&self.queue),

@@ -2,7 +2,6 @@
 //! `scribediarizer`: audio through untouched, who spoke when beside it.
 
 mod imp;
-mod outbox;
 pub(crate) mod settings;
 mod turns_pad;
 mod worker;

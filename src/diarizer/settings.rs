@@ -24,6 +24,8 @@ pub(super) struct Settings {
     pub max_speakers: u32,
     pub segmentation_model: String,
     pub embedding_model: String,
+    pub voices: String,
+    pub voices_key_file: String,
     pub clustering_threshold: f64,
     pub min_turn_ms: u32,
     pub min_silence_ms: u32,
@@ -45,7 +47,9 @@ impl Default for Settings {
             min_speakers: 0,
             max_speakers: 0,
             segmentation_model: String::new(),
-            embedding_model: String::new(),
+            embedding_model: "auto".into(),
+            voices: String::new(),
+            voices_key_file: String::new(),
             clustering_threshold: 0.0,
             min_turn_ms: 100,
             min_silence_ms: 300,
@@ -68,6 +72,12 @@ impl Settings {
         }
         let most = or(self.max_speakers, SPEAKERS_MOST.max(self.min_speakers));
         (or(self.min_speakers, 1) as usize, most as usize)
+    }
+
+    /// The embedding model that was asked for by name; `None` for that of the voices, or the best one.
+    pub(super) fn embedding_model(&self) -> Option<&str> {
+        let name = self.embedding_model.trim();
+        (!name.is_empty() && name != "auto").then_some(name)
     }
 
     /// The embedding models to try after the one asked for, and whether to go on without speakers in the end.
@@ -135,6 +145,8 @@ impl Settings {
             "max-speakers" => self.max_speakers = number()?,
             "segmentation-model" => self.segmentation_model = text()?,
             "embedding-model" => self.embedding_model = text()?,
+            "voices" => self.voices = text()?,
+            "voices-key-file" => self.voices_key_file = text()?,
             "clustering-threshold" => {
                 self.clustering_threshold = value.get::<f64>().map_err(|e| e.to_string())?;
             }
@@ -163,6 +175,8 @@ impl Settings {
             "max-speakers" => self.max_speakers.to_value(),
             "segmentation-model" => self.segmentation_model.to_value(),
             "embedding-model" => self.embedding_model.to_value(),
+            "voices" => self.voices.to_value(),
+            "voices-key-file" => self.voices_key_file.to_value(),
             "clustering-threshold" => self.clustering_threshold.to_value(),
             "min-turn" => self.min_turn_ms.to_value(),
             "min-silence" => self.min_silence_ms.to_value(),
@@ -221,7 +235,9 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         count("min-speakers", "Fewest speakers", "How many people speak at least; 0: to be found out", 0..=most, d.min_speakers),
         count("max-speakers", "Most speakers", "How many people speak at most; 0: no more than 50", 0..=most, d.max_speakers),
         text("segmentation-model", "Segmentation model", "Who talks when within ten seconds: a name or the path of an ONNX file. Empty: the default", &d.segmentation_model),
-        text("embedding-model", "Embedding model", "Voices as vectors: a name or the path of an ONNX file. Empty: the best one on disk. `scribe-models list` shows what is there", &d.embedding_model),
+        text("embedding-model", "Embedding model", "Voices as vectors: a name or the path of an ONNX file. auto: that of the voices, else the best one on disk. `scribe-models list` shows what is there", &d.embedding_model),
+        text("voices", "Voices", "The file of the voices that people are to be known by: who is in it has the name, the others are unknown. It must be there: scribeenroller makes it. Empty: nobody is named", &d.voices),
+        text("voices-key-file", "Key file", "Where the key of encrypted voices is; empty: as SCRIBE_VOICES_KEY or SCRIBE_VOICES_KEY_FILE say", &d.voices_key_file),
         glib::ParamSpecDouble::builder("clustering-threshold").nick("Clustering threshold").blurb("Cosine distance under which two voices are one person, 0 to 2; 0: as the embedding model's manifest entry says").minimum(0.0).maximum(2.0).default_value(d.clustering_threshold).mutable_ready().build(),
         count("min-turn", "Shortest turn", "A shorter turn is none, in milliseconds", 0..=10_000, d.min_turn_ms),
         count("min-silence", "Shortest pause", "A pause of a speaker that is not longer is part of the turn, in milliseconds", 0..=10_000, d.min_silence_ms),

@@ -3,6 +3,7 @@
 //! the outbox, for the streaming thread; what goes out on `turns` in a queue, for a thread that pushes there.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,23 +13,25 @@ use gst::subclass::prelude::*;
 
 use super::DiarizerMode;
 use super::imp::{CAT, FENCE};
-use super::outbox::Outbox;
+use crate::intake::outbox::Outbox;
 use super::settings::Settings;
 use super::turns_pad::{Out, TurnsQueue, TurnsStream};
 use crate::audio::{RunningNs, SampleIndex, Timeline};
 use crate::diarize::identities::Identities;
 use crate::diarize::models::segmentation_spec;
+use crate::diarize::names::{Labels, Named, Names, NamesError, Voices};
 use crate::diarize::offline::{Offline, OfflineOptions};
 use crate::diarize::online::{KnownVoices, Online, OnlineOptions, Relabelled, Told};
 use crate::diarize::reconstruct::{Cutting, Talk};
 use crate::diarize::voice::{VoiceModel, voice_model};
-use crate::error::engine_error;
+use crate::error::{engine_error, store_error};
 use crate::inference::{CancelToken, EngineError};
 use crate::intake::inbox::{Inbox, Item, Sound, Take};
 use crate::intake::segment_map;
 use crate::messages::{self, SpokenTurn, Turns};
 use crate::registry::{Degraded, Embedding, FirstOf, Lease, Registry, Request, Segmentation};
 use crate::transcript::Turn;
+use crate::voices::matching::{Probe, SpeakerState};
 use crate::transcript::formats::Relabel;
 
 /// How long the worker sleeps when nothing happens.
@@ -58,6 +61,8 @@ pub(super) struct Worker {
     pub queue: Arc<TurnsQueue>,
     /// Speakers online, so far.
     pub most: usize,
+    /// What speakers are called.
+    pub labels: Labels,
 }
 
 /// The models.
@@ -65,6 +70,8 @@ struct Loaded {
     segmentation: Arc<Lease<Segmentation>>,
     embedding: Arc<Lease<Embedding>>,
     voice: VoiceModel,
+    /// People who can be known again.
+    names: Option<Names>,
 }
 
 /// The work on one stream between two flushes, or between two segments.
@@ -137,10 +144,11 @@ impl Worker {
 
     /// Works until a flush, an error or the end.
     fn epoch(&mut self) -> Stop {
-        let loaded = match self.load() {
+        let mut loaded = match self.load() {
             Ok(loaded) => loaded,
             Err(stop) => return stop,
         };
+        self.labels.has_voices = loaded.as_ref().is_some_and(|l| l.names.is_some());
         let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
         let mut stream: Option<Stream> = None;
         loop {
@@ -156,13 +164,13 @@ impl Worker {
                     self.sound(stream, &sound)
                 }
                 Take::Item(Item::Event(event)) => {
-                    self.event(&event, &mut stream, &mut segment, &loaded)
+                    self.event(&event, &mut stream, &mut segment, &mut loaded)
                 }
             };
             if step.is_ok()
                 && let Some(stream) = &mut stream
             {
-                step = self.poll(stream);
+                step = self.poll(stream, &mut loaded);
             }
             if let Err(stop) = step {
                 if let Some(stream) = stream {
@@ -181,7 +189,7 @@ impl Worker {
     }
 
     /// Online: tells what has become final.
-    fn poll(&mut self, stream: &mut Stream) -> Result<(), Stop> {
+    fn poll(&mut self, stream: &mut Stream, loaded: &mut Option<Loaded>) -> Result<(), Stop> {
         let Listener::Online(online) = &mut stream.listener else {
             return Ok(());
         };
@@ -190,7 +198,9 @@ impl Worker {
                 let Some(element) = self.element.upgrade() else {
                     return Err(Stop::Interrupted);
                 };
+                let voices = voices_of(&told, online);
                 self.tell_online(&element, stream, &told);
+                self.tell_names(&element, loaded, &voices);
                 Ok(())
             }
             Err(error) => self.heard(stream, Err(error)),
@@ -265,6 +275,8 @@ impl Worker {
 
     /// Leases on the models, with PROGRESS messages while they load; `None` to go on without.
     fn load(&self) -> Result<Option<Loaded>, Stop> {
+        // Voices that cannot be used are no lack of a model, and nothing falls back to strangers.
+        let voices = self.voices()?;
         let progress = |kind: gst::ProgressType, text: &str| {
             if let Some(element) = self.element.upgrade() {
                 let message = gst::message::Progress::builder(kind, "scribe-model", text)
@@ -281,7 +293,7 @@ impl Worker {
         {
             gst::element_warning!(element, gst::LibraryError::Settings, ("{why}"));
         }
-        match self.acquire() {
+        match self.acquire(voices) {
             Ok(loaded) => {
                 progress(gst::ProgressType::Complete, "The speaker models are loaded");
                 Ok(Some(loaded))
@@ -298,17 +310,33 @@ impl Worker {
         }
     }
 
-    fn acquire(&self) -> Result<Loaded, EngineError> {
+    /// The voices that people are to be known by.
+    fn voices(&self) -> Result<Option<Voices>, Stop> {
+        let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+        let Some(voices) = path(&self.settings.voices) else {
+            return Ok(None);
+        };
+        let key_file = path(&self.settings.voices_key_file);
+        Voices::open(&voices, key_file.as_deref())
+            .map(Some)
+            .map_err(|error| Stop::Error(names_error(&error)))
+    }
+
+    fn acquire(&self, known: Option<Voices>) -> Result<Loaded, EngineError> {
         let segmentation = segmentation_spec(&self.settings.segmentation_model)?;
-        let mut wanted = vec![self.settings.embedding_model.clone()];
-        wanted.extend(self.settings.fallback().0);
+        let asked = self.settings.embedding_model();
         let mut voices: Vec<VoiceModel> = Vec::new();
         let mut missing: Vec<(String, EngineError)> = Vec::new();
-        for model in wanted {
-            match voice_model(&model) {
-                Ok(voice) => voices.push(voice),
-                Err(error) => missing.push((model, error)),
-            }
+        let mut look = |model: &str, found: Result<VoiceModel, EngineError>| match found {
+            Ok(voice) => voices.push(voice),
+            Err(error) => missing.push((model.to_owned(), error)),
+        };
+        match &known {
+            Some(known) => look(asked.unwrap_or("auto"), known.model(asked)),
+            None => look(asked.unwrap_or("auto"), voice_model(asked.unwrap_or_default())),
+        }
+        for model in self.settings.fallback().0 {
+            look(&model, voice_model(&model));
         }
         if voices.is_empty() {
             return Err(match missing.into_iter().next() {
@@ -340,11 +368,37 @@ impl Worker {
         if let Some(element) = self.element.upgrade() {
             element.imp().set_models(&voice.name());
         }
+        let names = match known {
+            Some(known) => self.names(known, &voice)?,
+            None => None,
+        };
         Ok(Loaded {
             segmentation: Arc::new(segmentation),
             embedding: Arc::new(embedding),
             voice,
+            names,
         })
+    }
+
+    /// The people who can be known by what `voice` makes of voices: none if it fell back to another model than theirs.
+    fn names(&self, known: Voices, voice: &VoiceModel) -> Result<Option<Names>, EngineError> {
+        if !known.is_of(voice) {
+            self.tell_degraded(&Degraded {
+                what: "names".into(),
+                from: "names".into(),
+                to: "none".into(),
+                reason: format!("the voices are not from {}, which is used instead", voice.key),
+            });
+            return Ok(None);
+        }
+        match Names::new(known, voice) {
+            Ok(names) => Ok(Some(names)),
+            Err(NamesError::Engine(error)) => Err(error),
+            Err(error) => Err(EngineError::Failed {
+                what: "reading the voices".into(),
+                why: error.to_string(),
+            }),
+        }
     }
 
     /// Goes on without speakers, where there is somebody to go on for.
@@ -441,7 +495,7 @@ impl Worker {
         event: &gst::Event,
         stream: &mut Option<Stream>,
         segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
-        loaded: &Option<Loaded>,
+        loaded: &mut Option<Loaded>,
     ) -> Result<(), Stop> {
         let Some(element) = self.element.upgrade() else {
             return Err(Stop::Interrupted);
@@ -454,6 +508,10 @@ impl Worker {
                     self.group = group;
                     self.identities = Identities::default();
                     self.known = KnownVoices::default();
+                    self.labels.clear();
+                    if let Some(names) = loaded.as_mut().and_then(|l| l.names.as_mut()) {
+                        names.begin();
+                    }
                 }
                 self.turns.begin(group);
             }
@@ -518,21 +576,27 @@ impl Worker {
         &mut self,
         element: &super::Diarizer,
         stream: Option<Stream>,
-        loaded: &Option<Loaded>,
+        loaded: &mut Option<Loaded>,
     ) -> Result<(), Stop> {
-        let (Some(mut stream), Some(loaded)) = (stream, loaded) else {
+        let Some(mut stream) = stream else {
             return Ok(());
         };
+        if loaded.is_none() {
+            return Ok(());
+        }
         let degraded = stream.listener.degraded();
         degraded.iter().for_each(|d| self.tell_degraded(d));
         match std::mem::replace(&mut stream.listener, Listener::Deaf) {
             Listener::Offline(offline) => self.conclude_offline(element, &stream, loaded, offline),
             Listener::Online(mut online) => {
                 let told = online.finish();
+                let voices = told.as_ref().map(|told| voices_of(told, &online));
+                let voices = voices.unwrap_or_default();
                 self.known = online.into_known();
                 match told {
                     Ok(told) => {
                         self.tell_online(element, &mut stream, &told);
+                        self.tell_names(element, loaded, &voices);
                         Ok(())
                     }
                     Err(EngineError::Cancelled) => Err(Stop::Interrupted),
@@ -547,9 +611,12 @@ impl Worker {
         &mut self,
         element: &super::Diarizer,
         stream: &Stream,
-        loaded: &Loaded,
+        loaded: &mut Option<Loaded>,
         offline: Offline,
     ) -> Result<(), Stop> {
+        let Some(loaded) = loaded else {
+            return Ok(());
+        };
         let (fewest, most) = self.settings.speakers();
         let options = OfflineOptions {
             thresholds: loaded.voice.thresholds,
@@ -574,8 +641,33 @@ impl Worker {
         }
         let merge = loaded.voice.thresholds.merge;
         let ids = self.identities.of(&found.voices, merge);
+        if let Some(names) = &mut loaded.names {
+            let seconds = |speaker: usize| {
+                let own = found.turns.exclusive.iter().filter(|t| t.speaker == speaker);
+                own.map(|t| t.end - t.start).sum::<u64>() as f64 / 16_000.0
+            };
+            let voices = found.voices.iter().enumerate();
+            let speakers: Vec<Probe<'_>> = voices
+                .map(|(n, voice)| Probe {
+                    vector: voice,
+                    seconds: seconds(n),
+                })
+                .collect();
+            match names.of(&speakers) {
+                Ok(decisions) => {
+                    for (number, decision) in ids.iter().zip(decisions) {
+                        gst::info!(CAT, obj = element, "speaker {}: {decision}", number + 1);
+                        let who = decision.id();
+                        let who = who.and_then(|id| Some((id, names.label(id)?)));
+                        self.labels.set(*number, who);
+                    }
+                }
+                Err(error) => self.without_names(element, &error),
+            }
+        }
         let number = |talk: &Talk| ids.get(talk.speaker).copied().unwrap_or(talk.speaker);
-        let spoken = |talk: &Talk| spoken(&stream.timeline, talk, number(talk));
+        let labels = &self.labels;
+        let spoken = |talk: &Talk| spoken(&stream.timeline, labels, talk, number(talk));
         let turns = Turns {
             watermark: stream.timeline.running_ns(stream.end),
             all: found.turns.all.iter().map(spoken).collect(),
@@ -600,7 +692,8 @@ impl Worker {
         if !told.turns.is_empty() || told.watermark >= stream.watermark + WATERMARK_STEP {
             let seconds = told.watermark.saturating_sub(stream.watermark) as f64 / 16_000.0;
             stream.watermark = told.watermark;
-            let spoken = |talk: &Talk| spoken(timeline, talk, talk.speaker);
+            let labels = &self.labels;
+            let spoken = |talk: &Talk| spoken(timeline, labels, talk, talk.speaker);
             let turns = Turns {
                 watermark: timeline.running_ns(until),
                 all: told.turns.iter().map(spoken).collect(),
@@ -611,15 +704,86 @@ impl Worker {
             self.tell(element, timeline, until, &turns);
         }
         for wrong in &told.relabels {
-            let relabel = relabel(timeline, wrong);
-            gst::info!(CAT, obj = element, "Relabelled: {relabel:?}");
-            self.outbox.put(messages::relabel(&relabel));
-            if self.settings.post_messages {
-                let _ = element.post_message(messages::relabel_message(element, &relabel));
-            }
+            let relabel = relabel(timeline, &self.labels, wrong);
+            self.tell_relabel(element, &relabel);
         }
         let past = SampleIndex(told.watermark.saturating_sub(PAST));
         stream.timeline.forget_before(past);
+    }
+
+    fn tell_relabel(&self, element: &super::Diarizer, relabel: &Relabel) {
+        gst::info!(CAT, obj = element, "Relabelled: {relabel:?}");
+        self.outbox.put(messages::relabel(relabel));
+        if self.settings.post_messages {
+            let _ = element.post_message(messages::relabel_message(element, relabel));
+        }
+    }
+
+    /// Online: whose voices are known by now. What was told of them gets the name.
+    fn tell_names(
+        &mut self,
+        element: &super::Diarizer,
+        loaded: &mut Option<Loaded>,
+        voices: &[(usize, Vec<f32>, f64)],
+    ) {
+        let Some(names) = loaded.as_mut().and_then(|l| l.names.as_mut()) else {
+            return;
+        };
+        if voices.is_empty() {
+            return;
+        }
+        let states = voices.iter().map(|(speaker, vector, seconds)| SpeakerState {
+            speaker: *speaker,
+            probe: Probe {
+                vector,
+                seconds: *seconds,
+            },
+        });
+        let speakers: Vec<SpeakerState<'_>> = states.collect();
+        let changes = match names.live(&speakers) {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.without_names(element, &error);
+                if let Some(loaded) = loaded {
+                    loaded.names = None;
+                }
+                return;
+            }
+        };
+        for Named {
+            speaker,
+            who,
+            decision,
+        } in changes
+        {
+            gst::info!(CAT, obj = element, "speaker {}: {decision}", speaker + 1);
+            let old_id = self.labels.id(speaker);
+            self.labels
+                .set(speaker, who.and_then(|id| Some((id, names.label(id)?))));
+            let relabel = Relabel {
+                old_id,
+                new_id: Some(self.labels.id(speaker)),
+                name: Some(self.labels.name(speaker)),
+                from: None,
+                to: None,
+            };
+            self.tell_relabel(element, &relabel);
+        }
+    }
+
+    /// The voices could be read and cannot any more: speakers are numbered from now on.
+    fn without_names(&self, element: &super::Diarizer, error: &NamesError) {
+        gst::element_warning!(
+            element,
+            gst::ResourceError::Read,
+            ("Going on without names: {error}")
+        );
+        self.tell_degraded(&Degraded {
+            what: "names".into(),
+            from: "names".into(),
+            to: "none".into(),
+            reason: error.to_string(),
+        });
     }
 
     /// The highest number that was given so far.
@@ -729,21 +893,30 @@ impl Listener {
     }
 }
 
-fn id(number: usize) -> String {
-    format!("speaker-{}", number + 1)
+/// The people that `told` has turns of: number, voice, seconds of speech.
+fn voices_of(told: &Told, online: &Online) -> Vec<(usize, Vec<f32>, f64)> {
+    if told.turns.is_empty() && told.relabels.is_empty() {
+        return Vec::new();
+    }
+    let voices = online.known().voices();
+    voices.map(|(id, voice, seconds)| (id, voice.to_vec(), seconds)).collect()
 }
 
-fn name(number: usize) -> String {
-    format!("Speaker {}", number + 1)
+fn names_error(error: &NamesError) -> gst::ErrorMessage {
+    match error {
+        NamesError::Store(error) => store_error(error),
+        NamesError::Key(error) => gst::error_msg!(gst::ResourceError::Settings, ("{error}")),
+        NamesError::Engine(error) => engine_error(error),
+    }
 }
 
 /// A turn of the speaker of that number.
-fn spoken(timeline: &Timeline, talk: &Talk, number: usize) -> SpokenTurn {
+fn spoken(timeline: &Timeline, labels: &Labels, talk: &Talk, number: usize) -> SpokenTurn {
     let (start, end) = (SampleIndex(talk.start), SampleIndex(talk.end));
     SpokenTurn {
         turn: Turn {
-            speaker_id: id(number),
-            speaker: Some(name(number)),
+            speaker_id: labels.id(number),
+            speaker: Some(labels.name(number)),
             start: timeline.stream_ns(start),
             end: timeline.stream_ns(end),
             confidence: talk.confidence,
@@ -753,13 +926,13 @@ fn spoken(timeline: &Timeline, talk: &Talk, number: usize) -> SpokenTurn {
     }
 }
 
-fn relabel(timeline: &Timeline, wrong: &Relabelled) -> Relabel {
+fn relabel(timeline: &Timeline, labels: &Labels, wrong: &Relabelled) -> Relabel {
     let whole = wrong.from == 0 && wrong.to == u64::MAX;
     let time = |sample: u64| (!whole).then(|| timeline.stream_ns(SampleIndex(sample)));
     Relabel {
-        old_id: id(wrong.old),
-        new_id: Some(id(wrong.new)),
-        name: Some(name(wrong.new)),
+        old_id: labels.id(wrong.old),
+        new_id: Some(labels.id(wrong.new)),
+        name: Some(labels.name(wrong.new)),
         from: time(wrong.from),
         to: time(wrong.to),
     }

@@ -3,3 +3,4 @@
 //! clock.
 
 pub mod fbank;
+pub mod spectrum;

@@ -1,5 +1,18 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Voices as vectors, many at a time: how an enrolment goes through the registry.
+//! Enrolment: from sound to what is kept of a voice.
+//!
+//! [`recording`] is one person's, [`conversation`] has several. Both hear speech of one person at a time ([`hearing`]) and
+//! measure it ([`measure`]). [`embed`] is how many pieces go through the registry.
+
+pub mod conversation;
+pub mod hearing;
+pub mod judge;
+pub mod keeper;
+pub mod measure;
+pub mod pieces;
+pub mod recording;
+pub mod speakers;
+pub mod two;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,13 +35,31 @@ const POLL: Duration = Duration::from_millis(50);
 const AHEAD: usize = 2;
 
 /// How an enrolment is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EnrollOptions {
+    /// Samples of a segment.
+    pub duration: usize,
+    /// From the start of one segment to that of the next, samples.
+    pub hop: usize,
+    /// Most segments, spread over the recording.
+    pub max_segments: usize,
     /// Most segments in a batch, 1 to 256; 0 leaves it to the registry, which measures and knows what fits.
     pub batch_size: usize,
     /// A recording longer than this is not enrolled; `None`, the default, for no such bound. It spared the system before
     /// what it had no memory for, and 1,800 s was its advice: here memory does not depend on the length.
     pub skip_above: Option<Duration>,
+}
+
+impl Default for EnrollOptions {
+    fn default() -> Self {
+        Self {
+            duration: 48_000,
+            hop: 24_000,
+            max_segments: 500,
+            batch_size: 0,
+            skip_above: None,
+        }
+    }
 }
 
 impl EnrollOptions {
@@ -48,7 +79,7 @@ impl EnrollOptions {
         };
         Ok(Self {
             batch_size,
-            skip_above: None,
+            ..Self::default()
         })
     }
 
@@ -137,17 +168,17 @@ impl fmt::Display for Progress {
 /// The vector of each of `segments`, in their order; 16 kHz mono, each at least as long as the model wants. `progress` is
 /// told at the start and after each batch's worth of answers.
 ///
+/// Batches are as large as the lease says: [`Lease::set_batch_size`].
+///
 /// Segments are handed over a few batches ahead, so that batches are full and a long list takes no memory of its own. An
 /// error of one segment is the outcome: it stands for all of a person's voice.
 pub fn embed<S: Into<std::sync::Arc<[f32]>>>(
-    lease: &mut Lease<Embedding>,
+    lease: &Lease<Embedding>,
     segments: impl ExactSizeIterator<Item = S>,
-    options: &EnrollOptions,
     memory: Option<DeviceMemory>,
     cancel: &CancelToken,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<VoiceVector>, EngineError> {
-    lease.set_batch_size(options.batch_size);
     let batch = lease.batch_size().max(1);
     let count = segments.len();
     let batches = count.div_ceil(batch);

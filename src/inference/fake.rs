@@ -521,6 +521,9 @@ impl Segmenter for FakeSegmenter {
     }
 }
 
+/// Values in a vector of the fake embedding model.
+pub const VOICE_DIMENSION: usize = 2;
+
 /// A loaded fake embedding model: a vector of two whose angle is the first sample, in radians.
 pub struct FakeEmbedderModel {
     script: FakeBatches,
@@ -534,7 +537,7 @@ impl FakeEmbedderModel {
             script: FakeBatches::load(name)?,
             info: EmbedderInfo {
                 name: format!("fake:{name}"),
-                dimension: 2,
+                dimension: VOICE_DIMENSION,
                 min_samples: 1,
             },
         })

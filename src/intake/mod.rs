@@ -5,6 +5,7 @@
 pub(crate) mod ear;
 pub(crate) mod inbox;
 pub(crate) mod input;
+pub(crate) mod outbox;
 
 use gst::glib;
 use gst::prelude::*;

@@ -17,7 +17,7 @@ struct State {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -28,12 +28,12 @@ impl Outbox {
     }
 
     /// A new epoch: empty.
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.lock() = State::default();
     }
 
     /// Nobody waits any more, and what is there is void.
-    pub(super) fn shut(&self) {
+    pub(crate) fn shut(&self) {
         let mut state = self.lock();
         state.is_shut = true;
         state.events.clear();
@@ -42,7 +42,7 @@ impl Outbox {
     }
 
     /// Worker: an event for downstream.
-    pub(super) fn put(&self, event: gst::Event) {
+    pub(crate) fn put(&self, event: gst::Event) {
         let mut state = self.lock();
         if !state.is_shut {
             state.events.push_back(event);
@@ -50,20 +50,20 @@ impl Outbox {
     }
 
     /// Worker: all up to the end that was asked about is done.
-    pub(super) fn done(&self) {
+    pub(crate) fn done(&self) {
         self.lock().done += 1;
         self.changed.notify_all();
     }
 
     /// Streaming thread: the end of a stream goes to the worker now.
-    pub(super) fn ask(&self) -> u64 {
+    pub(crate) fn ask(&self) -> u64 {
         let mut state = self.lock();
         state.asked += 1;
         state.asked
     }
 
     /// Streaming thread: waits until the worker has done end number `end`, or never will.
-    pub(super) fn wait(&self, end: u64) {
+    pub(crate) fn wait(&self, end: u64) {
         let mut state = self.lock();
         while state.done < end && !state.is_shut {
             state = self
@@ -74,7 +74,7 @@ impl Outbox {
     }
 
     /// Streaming thread: what is to go downstream now.
-    pub(super) fn take(&self) -> Vec<gst::Event> {
+    pub(crate) fn take(&self) -> Vec<gst::Event> {
         self.lock().events.drain(..).collect()
     }
 }

@@ -400,6 +400,18 @@ pub enum EmbeddingSpec {
     Fake(String),
 }
 
+impl EmbeddingSpec {
+    /// Values in a vector.
+    pub fn dimension(&self) -> usize {
+        match self {
+            Self::Waveform(spec, _) => spec.dimension,
+            Self::Fbank(spec, _) => spec.dimension,
+            #[cfg(any(test, feature = "test-support"))]
+            Self::Fake(_) => crate::inference::fake::VOICE_DIMENSION,
+        }
+    }
+}
+
 /// What a lane takes that is warmed with its largest batch: all of it from the start.
 fn warmed(footprint: Footprint, max_batch: usize) -> Footprint {
     Footprint {

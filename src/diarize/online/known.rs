@@ -89,6 +89,16 @@ impl KnownVoices {
         &self.centroids
     }
 
+    /// Each of them who talked alone: id, voice, about how many seconds were heard.
+    pub fn voices(&self) -> impl Iterator<Item = (usize, &[f32], f64)> {
+        let people = self.people.iter().zip(&self.centroids);
+        people.filter(|(p, _)| !p.is_guess).map(|(person, voice)| {
+            let own = self.vectors.iter().filter(|v| v.id == person.id);
+            // One a second.
+            (person.id, voice.as_slice(), own.count() as f64)
+        })
+    }
+
     /// Their ids, in the order of their voices.
     pub fn ids(&self) -> impl Iterator<Item = usize> {
         self.people.iter().map(|p| p.id)
