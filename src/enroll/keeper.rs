@@ -112,6 +112,10 @@ impl Keeper {
         };
         let known = store.as_ref().map(Store::model).transpose()?.flatten();
         let model = model_for(options.embedding_model.as_deref(), known.as_ref(), &options.voices)?;
+        if !matches!(options.whose, Whose::Named(_)) {
+            // Known now and not after hours of a conversation.
+            model.matching()?;
+        }
         Ok((Self { options, store }, model))
     }
 

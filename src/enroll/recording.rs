@@ -94,6 +94,11 @@ impl Recording {
         }
     }
 
+    /// What was measured so far.
+    pub fn measured(&self) -> Measured {
+        self.measure.measured()
+    }
+
     /// The end: judges the sound, makes the vectors, judges those.
     pub fn finish(
         mut self,

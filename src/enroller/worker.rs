@@ -536,6 +536,7 @@ impl Worker {
         let memory = self.registry.memory();
         let memory = memory.into_iter().find(|m| m.device == DeviceId::Cpu);
         let position = stream.timeline.stream_ns(stream.end).0;
+        gst::debug!(CAT, obj = element, "{:?}", recording.measured());
         let enrolment = recording.finish(
             &loaded.embedding,
             &loaded.model,
