@@ -5,7 +5,10 @@
 //! `SCRIBE_STORE_CHILD`, they write to a store until they are killed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "children tell what they have done, and who asks gets figures")]
+#![allow(
+    clippy::print_stdout,
+    reason = "children tell what they have done, and who asks gets figures"
+)]
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,7 +139,10 @@ fn has(bytes: &[u8], part: &[u8]) -> bool {
 
 /// Some of a vector's values, as they would lie in a file.
 fn trace_of(take: &Take) -> Vec<u8> {
-    take.mean[..4].iter().flat_map(|v| v.to_le_bytes()).collect()
+    take.mean[..4]
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect()
 }
 
 // ---------------------------------------------------------------- people
@@ -145,10 +151,15 @@ fn trace_of(take: &Take) -> Vec<u8> {
 fn who_is_enrolled_is_found_by_name_by_id_and_by_number() {
     let (_folder, mut store) = store();
 
-    let alice = store.enrol(Who::Named(" Zoë "), &take(1), consent(), None).unwrap();
+    let alice = store
+        .enrol(Who::Named(" Zoë "), &take(1), consent(), None)
+        .unwrap();
     let nobody = store.enrol(Who::Nobody, &take(2), None, None).unwrap();
 
-    assert_eq!((alice.number, alice.label.as_str(), alice.is_new), (1, "Zoë", true));
+    assert_eq!(
+        (alice.number, alice.label.as_str(), alice.is_new),
+        (1, "Zoë", true)
+    );
     assert_eq!((nobody.number, nobody.label.as_str()), (2, "Speaker 2"));
     for who in ["Zoë", "Zoe\u{308}", "zOË", &alice.id.to_string()] {
         let voice = store.find(who).unwrap();
@@ -159,7 +170,10 @@ fn who_is_enrolled_is_found_by_name_by_id_and_by_number() {
     assert_eq!(store.find("speaker 2").unwrap().id, nobody.id);
     assert_eq!(store.voices().unwrap().len(), 2);
     store.rename(nobody.id, "Bob").unwrap();
-    assert!(matches!(problem(store.find("Speaker 2")), Problem::Unknown { .. }));
+    assert!(matches!(
+        problem(store.find("Speaker 2")),
+        Problem::Unknown { .. }
+    ));
     assert_eq!(store.find("Bob").unwrap().number, 2);
 }
 
@@ -167,12 +181,17 @@ fn who_is_enrolled_is_found_by_name_by_id_and_by_number() {
 fn an_unknown_name_brings_the_nearest_and_an_unclear_one_all_that_could_be_meant() {
     let (_folder, mut store) = store();
     for (seed, name) in ["Alice", "alice", "Roberta"].into_iter().enumerate() {
-        store.enrol(Who::Named(name), &take(seed as u64), None, None).unwrap();
+        store
+            .enrol(Who::Named(name), &take(seed as u64), None, None)
+            .unwrap();
     }
 
     let unknown = store.find("Robert").unwrap_err();
 
-    assert!(unknown.to_string().contains("did you mean \"Roberta\"?"), "{unknown}");
+    assert!(
+        unknown.to_string().contains("did you mean \"Roberta\"?"),
+        "{unknown}"
+    );
     assert_eq!(store.find("alice").unwrap().name.as_deref(), Some("alice"));
     let unclear = store.find("ALICE").unwrap_err().to_string();
     assert!(unclear.contains("\"Alice\" or \"alice\""), "{unclear}");
@@ -187,12 +206,21 @@ fn takes_of_one_person_add_up_and_the_weakest_goes_when_there_are_too_many() {
     assert_eq!((first.grade, first.takes), (Grade::Weak, 1));
 
     for seed in 1..TAKES_MAX as u64 {
-        let again = store.enrol(Who::Named("Alice"), &take(seed), None, None).unwrap();
-        assert_eq!((again.id, again.is_new, again.left_out), (first.id, false, None));
+        let again = store
+            .enrol(Who::Named("Alice"), &take(seed), None, None)
+            .unwrap();
+        assert_eq!(
+            (again.id, again.is_new, again.left_out),
+            (first.id, false, None)
+        );
     }
-    let full = store.enrol(Who::Known(first.id), &take(1_000), None, None).unwrap();
+    let full = store
+        .enrol(Who::Known(first.id), &take(1_000), None, None)
+        .unwrap();
     weak.at += 1;
-    let weaker = store.enrol(Who::Known(first.id), &weak, None, None).unwrap();
+    let weaker = store
+        .enrol(Who::Known(first.id), &weak, None, None)
+        .unwrap();
 
     assert_eq!((full.takes, full.grade), (TAKES_MAX, Grade::Good));
     let left_out = full.left_out.unwrap();
@@ -207,16 +235,24 @@ fn takes_of_one_person_add_up_and_the_weakest_goes_when_there_are_too_many() {
 #[test]
 fn vectors_of_another_model_are_refused_with_both_names() {
     let (_folder, mut store) = store();
-    store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap();
     let mut other = take(2);
     other.model.name = "campplus".into();
     other.model.version = "ff".repeat(32);
 
-    let refused = store.enrol(Who::Named("Bob"), &other, None, None).unwrap_err();
+    let refused = store
+        .enrol(Who::Named("Bob"), &other, None, None)
+        .unwrap_err();
     let longer = store.enrol(Who::Named("Bob"), &take_of(2, 128), None, None);
 
     let text = refused.to_string();
-    for part in ["fake-embedding (01234567, 64 values)", "campplus (ffffffff", "enrol everybody again"] {
+    for part in [
+        "fake-embedding (01234567, 64 values)",
+        "campplus (ffffffff",
+        "enrol everybody again",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     assert!(matches!(problem(longer), Problem::OtherModel { .. }));
@@ -232,17 +268,29 @@ fn vectors_of_another_model_are_refused_with_both_names() {
 #[test]
 fn a_merged_voice_has_the_takes_of_both_and_answers_to_both_ids() {
     let (folder, mut store) = store();
-    let nobody = store.enrol(Who::Nobody, &take(1), consent(), Some(4_000_000_000)).unwrap().id;
+    let nobody = store
+        .enrol(Who::Nobody, &take(1), consent(), Some(4_000_000_000))
+        .unwrap()
+        .id;
     let earlier = store.enrol(Who::Nobody, &take(2), None, None).unwrap().id;
-    let alice = store.enrol(Who::Named("Alice"), &take(3), None, None).unwrap().id;
-    let bob = store.enrol(Who::Named("Bob"), &take(4), None, None).unwrap().id;
+    let alice = store
+        .enrol(Who::Named("Alice"), &take(3), None, None)
+        .unwrap()
+        .id;
+    let bob = store
+        .enrol(Who::Named("Bob"), &take(4), None, None)
+        .unwrap()
+        .id;
 
     store.merge(earlier, nobody, false).unwrap();
     store.merge(nobody, alice, false).unwrap();
     let two_names = store.merge(bob, alice, false);
 
     assert!(matches!(problem(two_names), Problem::TwoNames { .. }));
-    assert!(matches!(problem(store.merge(nobody, alice, true)), Problem::SameVoice(_)));
+    assert!(matches!(
+        problem(store.merge(nobody, alice, true)),
+        Problem::SameVoice(_)
+    ));
     for id in [nobody, earlier, alice] {
         assert_eq!(store.find(&id.to_string()).unwrap().id, alice);
     }
@@ -256,7 +304,10 @@ fn a_merged_voice_has_the_takes_of_both_and_answers_to_both_ids() {
     drop(store);
     let store = open(&folder);
     for id in [nobody, earlier, alice] {
-        assert!(matches!(problem(store.find(&id.to_string())), Problem::Unknown { .. }));
+        assert!(matches!(
+            problem(store.find(&id.to_string())),
+            Problem::Unknown { .. }
+        ));
     }
     store.check().unwrap();
 }
@@ -264,15 +315,23 @@ fn a_merged_voice_has_the_takes_of_both_and_answers_to_both_ids() {
 #[test]
 fn two_people_cannot_have_one_name() {
     let (_folder, mut store) = store();
-    store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
-    let bob = store.enrol(Who::Named("Bob"), &take(2), None, None).unwrap().id;
+    store
+        .enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap();
+    let bob = store
+        .enrol(Who::Named("Bob"), &take(2), None, None)
+        .unwrap()
+        .id;
 
     let taken = store.rename(bob, "Alice");
 
     assert!(matches!(problem(taken), Problem::NameTaken { .. }));
     assert_eq!(store.find("Bob").unwrap().id, bob);
     for wrong in ["", "Speaker 9", "voice-0000000000000001", "a\u{7}"] {
-        assert!(matches!(problem(store.rename(bob, wrong)), Problem::BadName { .. }));
+        assert!(matches!(
+            problem(store.rename(bob, wrong)),
+            Problem::BadName { .. }
+        ));
         let enrolled = store.enrol(Who::Named(wrong), &take(3), None, None);
         assert!(matches!(problem(enrolled), Problem::BadName { .. }));
     }
@@ -281,10 +340,18 @@ fn two_people_cannot_have_one_name() {
 #[test]
 fn a_name_is_data_and_never_a_path_or_a_statement() {
     let (folder, mut store) = store();
-    let names = ["../../escape", "'; DROP TABLE voice; --", "%00", "/etc/passwd", "🦀 naïve"];
+    let names = [
+        "../../escape",
+        "'; DROP TABLE voice; --",
+        "%00",
+        "/etc/passwd",
+        "🦀 naïve",
+    ];
 
     for (seed, name) in names.iter().enumerate() {
-        store.enrol(Who::Named(name), &take(seed as u64), None, None).unwrap();
+        store
+            .enrol(Who::Named(name), &take(seed as u64), None, None)
+            .unwrap();
     }
 
     for name in names {
@@ -313,19 +380,30 @@ fn without_consent_nobody_is_enrolled_where_it_is_required() {
     };
     let refused = store.enrol(Who::Named("Alice"), &take(1), Some(half), None);
     assert!(matches!(problem(refused), Problem::BadConsent(_)));
-    store.enrol(Who::Named("Alice"), &take(1), consent(), None).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(1), consent(), None)
+        .unwrap();
     // Given once, it holds.
-    store.enrol(Who::Named("Alice"), &take(2), None, None).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(2), None, None)
+        .unwrap();
 }
 
 #[test]
 fn who_has_expired_is_never_seen_and_leaves_with_the_next_expire() {
     let (folder, mut store) = store();
-    store.enrol(Who::Named("Alice"), &take(1), None, Some(1)).unwrap();
-    store.enrol(Who::Named("Bob"), &take(2), None, Some(4_000_000_000)).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(1), None, Some(1))
+        .unwrap();
+    store
+        .enrol(Who::Named("Bob"), &take(2), None, Some(4_000_000_000))
+        .unwrap();
 
     assert_eq!(store.voices().unwrap().len(), 1);
-    assert!(matches!(problem(store.find("Alice")), Problem::Expired { .. }));
+    assert!(matches!(
+        problem(store.find("Alice")),
+        Problem::Expired { .. }
+    ));
     let mut export = Vec::new();
     assert_eq!(store.export(None, &mut export).unwrap(), 1);
     assert_eq!(store.expired(2).unwrap()[0].label, "Alice");
@@ -343,9 +421,13 @@ fn who_has_expired_is_never_seen_and_leaves_with_the_next_expire() {
 #[test]
 fn who_is_enrolled_again_after_their_time_is_somebody_new() {
     let (_folder, mut store) = store();
-    let before = store.enrol(Who::Named("Alice"), &take(1), consent(), Some(1)).unwrap();
+    let before = store
+        .enrol(Who::Named("Alice"), &take(1), consent(), Some(1))
+        .unwrap();
 
-    let after = store.enrol(Who::Named("Alice"), &take(2), None, None).unwrap();
+    let after = store
+        .enrol(Who::Named("Alice"), &take(2), None, None)
+        .unwrap();
 
     assert!(after.is_new);
     assert_ne!((after.id, after.number), (before.id, before.number));
@@ -360,7 +442,9 @@ fn a_number_is_never_given_twice() {
     assert_eq!(store.delete(first.id).unwrap(), Purge::Done);
     drop(store);
 
-    let second = open(&folder).enrol(Who::Nobody, &take(2), None, None).unwrap();
+    let second = open(&folder)
+        .enrol(Who::Nobody, &take(2), None, None)
+        .unwrap();
 
     assert_eq!((first.number, second.number), (1, 2));
 }
@@ -372,10 +456,16 @@ fn who_is_deleted_leaves_no_byte_behind() {
     let (folder, mut store) = store();
     for seed in 0..40 {
         let name = format!("Person Nr. {seed}.");
-        store.enrol(Who::Named(&name), &take_of(seed, 512), consent(), None).unwrap();
-        store.enrol(Who::Named(&name), &take_of(seed + 500, 512), None, None).unwrap();
+        store
+            .enrol(Who::Named(&name), &take_of(seed, 512), consent(), None)
+            .unwrap();
+        store
+            .enrol(Who::Named(&name), &take_of(seed + 500, 512), None, None)
+            .unwrap();
     }
-    store.rename(store.find("Person Nr. 3.").unwrap().id, "Somebody Else").unwrap();
+    store
+        .rename(store.find("Person Nr. 3.").unwrap().id, "Somebody Else")
+        .unwrap();
     let before = open(&folder);
     let gone = store.find("Person Nr. 7.").unwrap();
 
@@ -397,12 +487,18 @@ fn what_a_reader_holds_back_leaves_when_the_store_is_opened_next() {
     let (folder, mut store) = store();
     for seed in 0..5 {
         let name = format!("Person Nr. {seed}.");
-        store.enrol(Who::Named(&name), &take(seed), None, None).unwrap();
+        store
+            .enrol(Who::Named(&name), &take(seed), None, None)
+            .unwrap();
     }
     // Of another program, in the middle of a look.
     let reader = rusqlite::Connection::open(folder.path().join("voices.db")).unwrap();
-    reader.execute_batch("BEGIN; SELECT count(*) FROM voice;").unwrap();
-    let _: i64 = reader.query_row("SELECT count(*) FROM voice", [], |r| r.get(0)).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM voice;")
+        .unwrap();
+    let _: i64 = reader
+        .query_row("SELECT count(*) FROM voice", [], |r| r.get(0))
+        .unwrap();
 
     let gone = store.find("Person Nr. 2.").unwrap();
     let purge = store.delete(gone.id).unwrap();
@@ -424,16 +520,32 @@ fn an_encrypted_store_shows_neither_names_nor_vectors_nor_consents() {
     let path = folder.path().join("voices.db");
     let key = Key::random().unwrap();
     let mut store = Store::open(&path, &sealed(&key)).unwrap();
-    store.enrol(Who::Named("Alice Secret"), &take(1), consent(), None).unwrap();
-    store.enrol(Who::Named("Alice Secret"), &take(2), None, None).unwrap();
-    assert_eq!(store.find("alice secret").unwrap().takes, [take(1), take(2)]);
+    store
+        .enrol(Who::Named("Alice Secret"), &take(1), consent(), None)
+        .unwrap();
+    store
+        .enrol(Who::Named("Alice Secret"), &take(2), None, None)
+        .unwrap();
+    assert_eq!(
+        store.find("alice secret").unwrap().takes,
+        [take(1), take(2)]
+    );
 
-    let while_open = Command::new("cat").arg(&path).arg(folder.path().join("voices.db-wal")).output();
+    let while_open = Command::new("cat")
+        .arg(&path)
+        .arg(folder.path().join("voices.db-wal"))
+        .output();
     drop(store);
 
     for bytes in [while_open.unwrap().stdout, bytes_in(folder.path())] {
         assert!(bytes.len() > 4_096);
-        for secret in [&b"Alice"[..], b"Secret", b"Consenting", b"minutes", &trace_of(&take(1))] {
+        for secret in [
+            &b"Alice"[..],
+            b"Secret",
+            b"Consenting",
+            b"minutes",
+            &trace_of(&take(1)),
+        ] {
             assert!(!has(&bytes, secret));
         }
     }
@@ -442,15 +554,27 @@ fn an_encrypted_store_shows_neither_names_nor_vectors_nor_consents() {
 #[test]
 fn a_store_opens_with_its_own_key_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, plain) = (folder.path().join("voices.db"), folder.path().join("plain.db"));
+    let (path, plain) = (
+        folder.path().join("voices.db"),
+        folder.path().join("plain.db"),
+    );
     let (key, other) = (Key::random().unwrap(), Key::random().unwrap());
     drop(Store::open(&path, &sealed(&key)).unwrap());
     drop(Store::open(&plain, &making()).unwrap());
 
-    assert!(matches!(problem(Store::open(&path, &sealed(&other))), Problem::WrongKey));
-    assert!(matches!(problem(Store::open(&path, &making())), Problem::NeedsKey));
+    assert!(matches!(
+        problem(Store::open(&path, &sealed(&other))),
+        Problem::WrongKey
+    ));
+    assert!(matches!(
+        problem(Store::open(&path, &making())),
+        Problem::NeedsKey
+    ));
     let needless = Store::open(&plain, &sealed(&key)).unwrap_err();
-    assert!(needless.to_string().contains("scribe-voices encrypt"), "{needless}");
+    assert!(
+        needless.to_string().contains("scribe-voices encrypt"),
+        "{needless}"
+    );
     assert!(Store::open(&path, &sealed(&key)).unwrap().is_sealed());
 }
 
@@ -470,16 +594,26 @@ fn rows_that_change_places_are_refused() {
             "UPDATE store SET identity = zeroblob(16)",
         ] {
             let mut store = Store::open(&path, &options).unwrap();
-            store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
-            store.enrol(Who::Named("Bob"), &take(2), None, None).unwrap();
+            store
+                .enrol(Who::Named("Alice"), &take(1), None, None)
+                .unwrap();
+            store
+                .enrol(Who::Named("Bob"), &take(2), None, None)
+                .unwrap();
             drop(store);
-            rusqlite::Connection::open(&path).unwrap().execute_batch(swap).unwrap();
+            rusqlite::Connection::open(&path)
+                .unwrap()
+                .execute_batch(swap)
+                .unwrap();
 
             let opened = Store::open(&path, &options);
             let read = opened.and_then(|store| store.voices());
 
             let refused = read.unwrap_err().problem;
-            assert!(matches!(refused, Problem::Damaged(_) | Problem::WrongKey), "{swap}: {refused}");
+            assert!(
+                matches!(refused, Problem::Damaged(_) | Problem::WrongKey),
+                "{swap}: {refused}"
+            );
             fs::remove_file(&path).unwrap();
         }
     }
@@ -490,7 +624,14 @@ fn a_store_is_encrypted_rekeyed_and_decrypted_without_a_trace() {
     let (folder, mut store) = store();
     let path = folder.path().join("voices.db");
     for seed in 0..20 {
-        store.enrol(Who::Named(&format!("Person {seed}")), &take(seed), consent(), None).unwrap();
+        store
+            .enrol(
+                Who::Named(&format!("Person {seed}")),
+                &take(seed),
+                consent(),
+                None,
+            )
+            .unwrap();
     }
     let voices = store.voices().unwrap();
     let (key, other) = (Key::random().unwrap(), Key::random().unwrap());
@@ -507,7 +648,10 @@ fn a_store_is_encrypted_rekeyed_and_decrypted_without_a_trace() {
     let mut store = Store::open(&path, &sealed(&key)).unwrap();
     assert_eq!(store.reseal(Some(&other)).unwrap(), Purge::Done);
     drop(store);
-    assert!(matches!(problem(Store::open(&path, &sealed(&key))), Problem::WrongKey));
+    assert!(matches!(
+        problem(Store::open(&path, &sealed(&key))),
+        Problem::WrongKey
+    ));
     let mut store = Store::open(&path, &sealed(&other)).unwrap();
     assert_eq!(store.reseal(None).unwrap(), Purge::Done);
     drop(store);
@@ -519,7 +663,15 @@ fn a_store_is_encrypted_rekeyed_and_decrypted_without_a_trace() {
 #[test]
 fn an_export_makes_the_same_people_in_another_store_and_a_second_time_nothing() {
     let (_from, mut store) = store();
-    let alice = store.enrol(Who::Named("Alice"), &take(1), consent(), Some(4_000_000_000)).unwrap().id;
+    let alice = store
+        .enrol(
+            Who::Named("Alice"),
+            &take(1),
+            consent(),
+            Some(4_000_000_000),
+        )
+        .unwrap()
+        .id;
     let nobody = store.enrol(Who::Nobody, &take(2), None, None).unwrap().id;
     let merged = store.enrol(Who::Nobody, &take(3), None, None).unwrap().id;
     store.merge(merged, alice, false).unwrap();
@@ -533,24 +685,39 @@ fn an_export_makes_the_same_people_in_another_store_and_a_second_time_nothing() 
     let second = other.import(&mut &json[..]).unwrap();
 
     assert_eq!((first.voices_new, first.takes_new), (2, 3));
-    assert_eq!((second.voices_new, second.takes_new, second.takes_known), (0, 0, 3));
+    assert_eq!(
+        (second.voices_new, second.takes_new, second.takes_known),
+        (0, 0, 3)
+    );
     let here = other.find(&merged.to_string()).unwrap();
     let there = store.find("Alice").unwrap();
-    assert_eq!(Voice { number: there.number, ..here }, there);
+    assert_eq!(
+        Voice {
+            number: there.number,
+            ..here
+        },
+        there
+    );
     assert_eq!(other.find(&nobody.to_string()).unwrap().takes, [take(2)]);
     // And back, with news.
-    other.enrol(Who::Named("Alice"), &take(9), None, None).unwrap();
+    other
+        .enrol(Who::Named("Alice"), &take(9), None, None)
+        .unwrap();
     let mut json = Vec::new();
     other.export(Some(&[alice]), &mut json).unwrap();
     let back = store.import(&mut &json[..]).unwrap();
-    assert_eq!((back.voices_known, back.takes_new, back.takes_known), (1, 1, 2));
+    assert_eq!(
+        (back.voices_known, back.takes_new, back.takes_known),
+        (1, 1, 2)
+    );
     assert_eq!(store.find("Alice").unwrap().takes.len(), 3);
 }
 
 #[test]
 fn an_import_takes_all_or_nothing_and_nothing_that_is_wrong() {
     let (_folder, mut from) = store();
-    from.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
+    from.enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap();
     from.enrol(Who::Named("Bob"), &take(2), None, None).unwrap();
     let mut json = Vec::new();
     from.export(None, &mut json).unwrap();
@@ -605,12 +772,17 @@ fn base64_of(values: &[f32]) -> String {
 #[test]
 fn a_store_is_for_its_owner_alone_and_so_is_all_beside_it() {
     let (folder, mut store) = store();
-    store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap();
 
     let mut names = Vec::new();
     for entry in fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
-        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            entry.metadata().unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         names.push(entry.file_name().into_string().unwrap());
     }
     names.sort();
@@ -620,15 +792,30 @@ fn a_store_is_for_its_owner_alone_and_so_is_all_beside_it() {
 #[test]
 fn a_path_is_a_path_whatever_is_in_it() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["file:x?mode=memory", "50% #1?.db", "-wal", "ü b.db", ":memory:"] {
+    for name in [
+        "file:x?mode=memory",
+        "50% #1?.db",
+        "-wal",
+        "ü b.db",
+        ":memory:",
+    ] {
         let path = folder.path().join(name);
 
         let mut store = Store::open(&path, &making()).unwrap();
-        store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
+        store
+            .enrol(Who::Named("Alice"), &take(1), None, None)
+            .unwrap();
         drop(store);
 
         assert!(path.is_file(), "{name}");
-        assert_eq!(Store::open(&path, &reading()).unwrap().voices().unwrap().len(), 1);
+        assert_eq!(
+            Store::open(&path, &reading())
+                .unwrap()
+                .voices()
+                .unwrap()
+                .len(),
+            1
+        );
     }
 }
 
@@ -636,13 +823,19 @@ fn a_path_is_a_path_whatever_is_in_it() {
 fn what_is_no_store_is_said_to_be_none_and_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    fs::write(path("text"), "this is a text, and long enough to be looked at ".repeat(40)).unwrap();
+    fs::write(
+        path("text"),
+        "this is a text, and long enough to be looked at ".repeat(40),
+    )
+    .unwrap();
     fs::write(path("short"), "x").unwrap();
     fs::write(path("empty"), "").unwrap();
     fs::create_dir(path("folder")).unwrap();
     symlink(path("nowhere"), path("dangling")).unwrap();
     let other = rusqlite::Connection::open(path("other")).unwrap();
-    other.execute_batch("CREATE TABLE bookmarks (url); PRAGMA user_version = 1;").unwrap();
+    other
+        .execute_batch("CREATE TABLE bookmarks (url); PRAGMA user_version = 1;")
+        .unwrap();
     drop(other);
     let before = fs::read(path("other")).unwrap();
 
@@ -657,7 +850,10 @@ fn what_is_no_store_is_said_to_be_none_and_is_left_alone() {
     ] {
         for options in [OpenOptions::default(), reading()] {
             let error = Store::open(&path(name), &options).unwrap_err().to_string();
-            assert!(error.contains(part) && error.contains(name), "{name}: {error}");
+            assert!(
+                error.contains(part) && error.contains(name),
+                "{name}: {error}"
+            );
         }
     }
     for name in ["text", "short", "folder", "dangling", "other"] {
@@ -675,7 +871,9 @@ fn a_store_behind_a_link_is_the_store() {
     symlink("voices.db", &link).unwrap();
 
     let mut store = Store::open(&link, &OpenOptions::default()).unwrap();
-    store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap();
     drop(store);
 
     assert_eq!(open(&folder).voices().unwrap().len(), 1);
@@ -691,9 +889,14 @@ fn a_newer_store_says_which_version_it_has() {
     conn.execute_batch("PRAGMA user_version = 77").unwrap();
     drop(conn);
 
-    let error = Store::open(&path, &OpenOptions::default()).unwrap_err().to_string();
+    let error = Store::open(&path, &OpenOptions::default())
+        .unwrap_err()
+        .to_string();
 
-    assert!(error.contains("version 77") && error.contains("update scribe"), "{error}");
+    assert!(
+        error.contains("version 77") && error.contains("update scribe"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -703,7 +906,9 @@ fn another_writers_news_are_seen() {
     let before = reader.version().unwrap();
     assert_eq!(reader.version().unwrap(), before);
 
-    store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap();
+    store
+        .enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap();
 
     assert_ne!(reader.version().unwrap(), before);
     assert_eq!(reader.voices().unwrap().len(), 1);
@@ -712,7 +917,10 @@ fn another_writers_news_are_seen() {
 #[test]
 fn a_store_opened_for_reading_changes_nothing() {
     let (folder, mut store) = store();
-    let alice = store.enrol(Who::Named("Alice"), &take(1), None, None).unwrap().id;
+    let alice = store
+        .enrol(Who::Named("Alice"), &take(1), None, None)
+        .unwrap()
+        .id;
     let mut reader = Store::open(&folder.path().join("voices.db"), &reading()).unwrap();
 
     let refused = [
@@ -739,7 +947,10 @@ fn a_truncated_store_is_an_error_and_no_panic() {
     drop(store);
     let whole = fs::read(&path).unwrap();
 
-    for len in (0..whole.len()).step_by(1_111).chain([1, 99, 100, 101, 4_095, 4_096]) {
+    for len in (0..whole.len())
+        .step_by(1_111)
+        .chain([1, 99, 100, 101, 4_095, 4_096])
+    {
         fs::write(&path, &whole[..len]).unwrap();
         let read = Store::open(&path, &OpenOptions::default()).and_then(|store| store.voices());
         assert!(read.is_err(), "{len} of {} bytes", whole.len());
@@ -753,14 +964,13 @@ fn other_bytes_in_the_file_are_an_error_or_change_nothing() {
     for key in [None, Some(Key::random().unwrap())] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("voices.db");
-        let options = OpenOptions {
-            key,
-            ..making()
-        };
+        let options = OpenOptions { key, ..making() };
         let mut store = Store::open(&path, &options).unwrap();
-        for seed in 0..6 {
+        for seed in 0..50 {
             let name = format!("Person {seed}");
-            store.enrol(Who::Named(&name), &take_of(seed, 16), consent(), None).unwrap();
+            store
+                .enrol(Who::Named(&name), &take_of(seed, 64), consent(), None)
+                .unwrap();
         }
         let voices = store.voices().unwrap();
         drop(store);
@@ -811,13 +1021,18 @@ fn a_child_that_writes() {
         return;
     };
     let path = PathBuf::from(std::env::var_os("SCRIBE_STORE_PATH").unwrap());
-    let first: u64 = std::env::var("SCRIBE_STORE_FIRST").unwrap().parse().unwrap();
+    let first: u64 = std::env::var("SCRIBE_STORE_FIRST")
+        .unwrap()
+        .parse()
+        .unwrap();
     println!("\nready");
     let mut store = Store::open(&path, &making()).unwrap();
     let person = |number: u64| format!("Person Nr. {number}.");
     match what.as_str() {
         "enrol" => (first..).for_each(|number| {
-            store.enrol(Who::Named(&person(number)), &take(number), consent(), None).unwrap();
+            store
+                .enrol(Who::Named(&person(number)), &take(number), consent(), None)
+                .unwrap();
             println!("\nack {number}");
         }),
         "delete" => (first..).for_each(|number| {
@@ -829,9 +1044,13 @@ fn a_child_that_writes() {
             println!("\nack {number}");
         }),
         "share" => (first..first + 12).for_each(|number| {
-            store.enrol(Who::Named(&person(number)), &take(number), consent(), None).unwrap();
+            store
+                .enrol(Who::Named(&person(number)), &take(number), consent(), None)
+                .unwrap();
             if number % 3 == 0 {
-                store.enrol(Who::Named("Everybody"), &take(number), None, None).unwrap();
+                store
+                    .enrol(Who::Named("Everybody"), &take(number), None, None)
+                    .unwrap();
             }
         }),
         // Until the disk is full.
@@ -918,7 +1137,9 @@ fn who_was_deleted_before_a_kill_is_gone_to_the_last_byte_and_nobody_else_is() {
         let mut store = Store::open(&path, &making()).unwrap();
         while enrolled < next + 12 {
             let name = format!("Person Nr. {enrolled}.");
-            store.enrol(Who::Named(&name), &take(enrolled), consent(), None).unwrap();
+            store
+                .enrol(Who::Named(&name), &take(enrolled), consent(), None)
+                .unwrap();
             enrolled += 1;
         }
         drop(store);
@@ -930,13 +1151,19 @@ fn who_was_deleted_before_a_kill_is_gone_to_the_last_byte_and_nobody_else_is() {
         drop(store);
         let told = acks.last().map_or(next, |last| last + 1);
         let first = there.first().copied().unwrap_or(enrolled);
-        assert!(first == told || first == told + 1, "round {round}: {told}, {first}");
+        assert!(
+            first == told || first == told + 1,
+            "round {round}: {told}, {first}"
+        );
         assert!(there.iter().copied().eq(first..enrolled), "round {round}");
         let bytes = bytes_in(folder.path());
         for gone in next..first {
             let name = format!("Person Nr. {gone}.");
             assert!(!has(&bytes, name.as_bytes()), "round {round}: {name}");
-            assert!(!has(&bytes, &trace_of(&take(gone))), "round {round}: {name}");
+            assert!(
+                !has(&bytes, &trace_of(&take(gone))),
+                "round {round}: {name}"
+            );
         }
         next = first;
     }
@@ -953,7 +1180,11 @@ fn eight_processes_write_at_once_and_nothing_is_lost() {
         .collect();
     for child in children {
         let out = child.wait_with_output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stdout)
+        );
     }
 
     let store = Store::open(&path, &OpenOptions::default()).unwrap();
@@ -976,7 +1207,9 @@ fn a_full_disk_is_an_error_and_the_store_is_as_it_was_before() {
         .status();
     let is_mounted = mounted.is_ok_and(|status| status.success());
     if !is_mounted {
-        eprintln!("a small disk cannot be mounted here: a limit to the size of files stands in for it");
+        eprintln!(
+            "a small disk cannot be mounted here: a limit to the size of files stands in for it"
+        );
     }
     // Comes off again whatever fails.
     struct Mount(PathBuf, bool);
@@ -992,16 +1225,26 @@ fn a_full_disk_is_an_error_and_the_store_is_as_it_was_before() {
     let filler = child("fill", &path, 0);
     let mut limited = Command::new("sh");
     limited
-        .args(["-c", "trap '' XFSZ; [ $LIMIT = 0 ] || ulimit -f $LIMIT; exec \"$@\"", "sh"])
+        .args([
+            "-c",
+            "trap '' XFSZ; [ $LIMIT = 0 ] || ulimit -f $LIMIT; exec \"$@\"",
+            "sh",
+        ])
         .arg(filler.get_program())
         .args(filler.get_args())
-        .envs(filler.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .envs(
+            filler
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
         .env("LIMIT", if is_mounted { "0" } else { "400" })
         .stderr(Stdio::null());
 
     let said = String::from_utf8(limited.output().unwrap().stdout).unwrap();
 
-    let acks = said.lines().filter_map(|line| line.strip_prefix("ack ")?.parse().ok());
+    let acks = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("ack ")?.parse().ok());
     let acks: BTreeSet<u64> = acks.collect();
     let error = said.lines().find(|line| line.starts_with("full ")).unwrap();
     assert!(acks.len() > 10, "{said}");
@@ -1053,7 +1296,10 @@ fn ten_thousand_voices_are_opened_and_read() {
         assert_eq!(voices.len(), VOICES as usize);
         assert!(voices.iter().all(|voice| voice.takes.len() == 2));
         let begun = Instant::now();
-        assert_eq!(store.find("Person 7777").unwrap().takes[0].mean, vector(2 * 7_777, 256));
+        assert_eq!(
+            store.find("Person 7777").unwrap().takes[0].mean,
+            vector(2 * 7_777, 256)
+        );
         println!(
             "{name}: {} MB, imported in {imported:.1?}, opened and read in {loaded:.0?}, one found in {:.1?}",
             fs::metadata(&path).unwrap().len() / 1_000_000,
@@ -1066,7 +1312,7 @@ fn ten_thousand_voices_are_opened_and_read() {
 fn write_many(path: &Path, voices: u64) {
     let recording = |seed: u64| {
         serde_json::json!({
-            "at": "2026-01-01T00:00:00Z", "net_speech_s": 10.0, "segments": 4, "snr_db": 20.0,
+            "at": format!("2026-01-01T00:00:0{}Z", seed % 2), "net_speech_s": 10.0, "segments": 4, "snr_db": 20.0,
             "level_dbfs": -20.0, "clipping": 0.0, "agreement": null, "is_telephone": false,
             "mean": base64_of(&vector(seed, 256)), "exemplars": [base64_of(&vector(seed + 500_000, 256))],
         })

@@ -56,7 +56,10 @@ mod tests {
             consent("Alice", "2026-11-26", ""),
             consent("Ali\nce", "2026-11-26", "minutes"),
         ] {
-            assert!(matches!(check(&wrong), Err(Problem::BadConsent(_))), "{wrong:?}");
+            assert!(
+                matches!(check(&wrong), Err(Problem::BadConsent(_))),
+                "{wrong:?}"
+            );
         }
     }
 }

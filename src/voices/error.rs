@@ -51,7 +51,9 @@ pub enum Problem {
     #[error("this is not a voices store: {0}. Nothing was changed; give the path of the store")]
     Foreign(&'static str),
     /// Written by a later scribe.
-    #[error("the store has version {version}, and this scribe knows versions up to {known}: update scribe")]
+    #[error(
+        "the store has version {version}, and this scribe knows versions up to {known}: update scribe"
+    )]
     Newer {
         /// The file's.
         version: i64,
@@ -59,7 +61,9 @@ pub enum Problem {
         known: i64,
     },
     /// From before all versions that can be brought up to date.
-    #[error("the store has version {version}, from which there is no way to version {known}: enrol again")]
+    #[error(
+        "the store has version {version}, from which there is no way to version {known}: enrol again"
+    )]
     TooOld {
         /// The file's.
         version: i64,
@@ -81,7 +85,9 @@ pub enum Problem {
     )]
     Damaged(String),
     /// Another process holds it.
-    #[error("another process has been writing to the store for {waited_s} s: try again when it is done")]
+    #[error(
+        "another process has been writing to the store for {waited_s} s: try again when it is done"
+    )]
     Busy {
         /// How long we stood in line.
         waited_s: u64,
@@ -91,6 +97,9 @@ pub enum Problem {
         "the store may not be written to: give this user write access to the file and its folder, or open it for reading"
     )]
     ReadOnly,
+    /// Not even reading is allowed.
+    #[error("the store cannot be opened: give this user read access to the file")]
+    Unreadable,
     /// SQLite cannot make its files beside ours.
     #[error(
         "the files -wal and -shm beside the store cannot be used: give this user write access to the folder, or copy the \
@@ -118,7 +127,9 @@ pub enum Problem {
     #[error("this is not the key of the store: give the one that it was encrypted with")]
     WrongKey,
     /// Sealed, and no key is here.
-    #[error("the store is encrypted and no key was given: set SCRIBE_VOICES_KEY or SCRIBE_VOICES_KEY_FILE, or give --key-file")]
+    #[error(
+        "the store is encrypted and no key was given: set SCRIBE_VOICES_KEY or SCRIBE_VOICES_KEY_FILE, or give --key-file"
+    )]
     NeedsKey,
     /// A key and nothing to open with it.
     #[error(
@@ -129,7 +140,9 @@ pub enum Problem {
     #[error("the store is encrypted already: `scribe-voices rekey` gives it another key")]
     IsSealed,
     /// Encrypted, decrypted or given another key since it was opened.
-    #[error("another process has changed how the store is encrypted: open it again, with the key it has now")]
+    #[error(
+        "another process has changed how the store is encrypted: open it again, with the key it has now"
+    )]
     KeyChanged,
     /// Vectors that cannot be compared with those that are there.
     #[error(
@@ -169,7 +182,9 @@ pub enum Problem {
         who: String,
     },
     /// Two people cannot have one name.
-    #[error("{name:?} is the name of {id}: choose another name, or merge the two with `scribe-voices merge`")]
+    #[error(
+        "{name:?} is the name of {id}: choose another name, or merge the two with `scribe-voices merge`"
+    )]
     NameTaken {
         /// The name.
         name: String,
@@ -185,7 +200,10 @@ pub enum Problem {
         nearest: Vec<String>,
     },
     /// Several that differ in capitals alone.
-    #[error("{who:?} could be {}: write the name exactly, or give the id", list(names))]
+    #[error(
+        "{who:?} could be {}: write the name exactly, or give the id",
+        list(names)
+    )]
     Ambiguous {
         /// What was asked for.
         who: String,
@@ -193,7 +211,9 @@ pub enum Problem {
         names: Vec<String>,
     },
     /// To be forgotten, and still in the file.
-    #[error("the voice of {who} has expired and is not used any more: `scribe-voices expire` removes it; enrol again to keep it")]
+    #[error(
+        "the voice of {who} has expired and is not used any more: `scribe-voices expire` removes it; enrol again to keep it"
+    )]
     Expired {
         /// Whose voice.
         who: String,
@@ -202,7 +222,9 @@ pub enum Problem {
     #[error("both are {0}: there is nothing to merge")]
     SameVoice(VoiceId),
     /// Merging would lose a name.
-    #[error("one is called {from:?} and the other {into:?}: say that they are one person (--yes) to lose the first name")]
+    #[error(
+        "one is called {from:?} and the other {into:?}: say that they are one person (--yes) to lose the first name"
+    )]
     TwoNames {
         /// The name that would go.
         from: String,
@@ -245,7 +267,9 @@ impl From<rusqlite::Error> for Problem {
             | E::FromSqlConversionFailure(..)
             | E::IntegralValueOutOfRange(..)
             | E::Utf8Error(..)
-            | E::QueryReturnedNoRows => Self::Damaged("a row has not the form that it should have".into()),
+            | E::QueryReturnedNoRows => {
+                Self::Damaged("a row has not the form that it should have".into())
+            }
             _ => Self::Sqlite(error),
         }
     }

@@ -101,7 +101,11 @@ impl Store {
     ///
     /// # Errors
     /// If the store cannot be read or `to` cannot be written.
-    pub fn export(&self, only: Option<&[VoiceId]>, to: &mut dyn Write) -> Result<usize, StoreError> {
+    pub fn export(
+        &self,
+        only: Option<&[VoiceId]>,
+        to: &mut dyn Write,
+    ) -> Result<usize, StoreError> {
         let now = store::now();
         let document = self.read(|rows| {
             let aliases = rows.aliases()?;
@@ -222,7 +226,11 @@ fn import_voice(
             rows.alias(id, ours.id)?;
         }
     }
-    let held: HashSet<_> = rows.takes(ours.id)?.iter().map(|r| print(&r.take)).collect();
+    let held: HashSet<_> = rows
+        .takes(ours.id)?
+        .iter()
+        .map(|r| print(&r.take))
+        .collect();
     for take in voice.takes {
         if held.contains(&print(&take)) {
             imported.takes_known += 1;
@@ -248,7 +256,11 @@ fn print(take: &Take) -> (u64, Vec<u32>) {
 fn write_voice(voice: &Voice, former_ids: Option<&Vec<VoiceId>>) -> Person {
     Person {
         id: voice.id.to_string(),
-        former_ids: former_ids.into_iter().flatten().map(VoiceId::to_string).collect(),
+        former_ids: former_ids
+            .into_iter()
+            .flatten()
+            .map(VoiceId::to_string)
+            .collect(),
         name: voice.name.clone(),
         consent: voice.consent.clone().map(|c| Agreed {
             who: c.who,
@@ -303,7 +315,8 @@ fn read_document(document: Document) -> Result<Vec<Incoming>, Problem> {
 
 fn read_voice(person: Person, model: Option<&ModelKey>) -> Result<Incoming, Problem> {
     let id = |text: &str| -> Result<VoiceId, Problem> {
-        text.parse().map_err(|()| Problem::BadImport("an id is none".into()))
+        text.parse()
+            .map_err(|()| Problem::BadImport("an id is none".into()))
     };
     let former_ids = person.former_ids.iter().map(|text| id(text));
     let former_ids = former_ids.collect::<Result<_, _>>()?;
@@ -335,11 +348,17 @@ fn read_take(recording: Recording, model: Option<&ModelKey>) -> Result<Take, Pro
         let bytes = bytes.filter(|bytes| bytes.len() == 4 * model.dimension);
         bytes
             .map(|bytes| record::read_vector(&bytes))
-            .ok_or(Problem::BadTake("a vector is not base64 of as many values as its model's have"))
+            .ok_or(Problem::BadTake(
+                "a vector is not base64 of as many values as its model's have",
+            ))
     };
     let take = Take {
         mean: vector(&recording.mean)?,
-        exemplars: recording.exemplars.iter().map(vector).collect::<Result<_, _>>()?,
+        exemplars: recording
+            .exemplars
+            .iter()
+            .map(vector)
+            .collect::<Result<_, _>>()?,
         model: model.clone(),
         quality: Quality {
             net_speech_s: recording.net_speech_s,

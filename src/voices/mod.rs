@@ -198,7 +198,9 @@ mod tests {
         let vector = |seed: u64| {
             let mut state = seed;
             let mut values: Vec<f32> = std::iter::repeat_with(|| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 40) as f32 / (1 << 24) as f32 - 0.5
             })
             .take(dimension)
@@ -230,7 +232,13 @@ mod tests {
 
         assert_eq!(id.to_string(), "voice-00abcdef01234567");
         assert_eq!("voice-00abcdef01234567".parse(), Ok(id));
-        for wrong in ["", "voice-", "voice-12", "voice-+0abcdef01234567", "speaker-1"] {
+        for wrong in [
+            "",
+            "voice-",
+            "voice-12",
+            "voice-+0abcdef01234567",
+            "speaker-1",
+        ] {
             assert_eq!(wrong.parse::<VoiceId>(), Err(()), "{wrong}");
         }
     }

@@ -30,9 +30,9 @@ pub fn normal(name: &str) -> Result<String, Problem> {
         "" => bad("it is empty"),
         n if n.len() > NAME_BYTES_MAX => bad("it has more than 256 bytes"),
         n if n.chars().any(char::is_control) => bad("it has control characters"),
-        n if speaker_number(n).is_some() => {
-            bad("this is what voices without a name are called; give the id, as `scribe-voices list` shows it")
-        }
+        n if speaker_number(n).is_some() => bad(
+            "this is what voices without a name are called; give the id, as `scribe-voices list` shows it",
+        ),
         n if n.parse::<VoiceId>().is_ok() => bad("this is the form of an id"),
         _ => Ok(normal),
     }
@@ -99,7 +99,10 @@ mod tests {
             "voice-00abcdef01234567",
             &long,
         ] {
-            assert!(matches!(normal(wrong), Err(Problem::BadName { .. })), "{wrong:?}");
+            assert!(
+                matches!(normal(wrong), Err(Problem::BadName { .. })),
+                "{wrong:?}"
+            );
         }
         assert!(normal("Speaker Pelosi").is_ok());
         assert!(normal(&"ü".repeat(NAME_BYTES_MAX / 2)).is_ok());

@@ -22,6 +22,8 @@ use super::seal::{Key, Seal};
 
 /// Files up to here are looked through when they are opened: some milliseconds.
 const QUICK_CHECK_BYTES_MAX: u64 = 4 << 20;
+/// No SQLite file is smaller, but for an empty one.
+const PAGE_BYTES_MIN: u64 = 512;
 const IDENTITY_BYTES: usize = 16;
 const KEY_CHECK: &[u8] = b"scribe-voices";
 
@@ -85,6 +87,8 @@ fn place(path: &Path, options: &OpenOptions) -> Result<(PathBuf, u64), Problem> 
     match metadata.len() {
         _ if !metadata.is_file() => Err(Problem::Foreign("it is no file")),
         0 if !may_create => Err(Problem::Foreign("it is empty")),
+        // SQLite would take it for an empty one.
+        1..PAGE_BYTES_MIN => Err(Problem::Foreign("it is no SQLite file")),
         bytes => Ok((path, bytes)),
     }
 }
@@ -109,17 +113,16 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// A connection that can read. `path` is absolute: SQLite takes what begins with "file:" for an address.
 fn connect(path: &Path, options: &OpenOptions) -> Result<Connection, Problem> {
-    let conn = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    set_up(&conn)?;
-    // The first look at the file: SQLite opens it as late as it can.
-    let conn = match schema::application_id(&conn) {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(|err| match err.into() {
+        // Here nothing but the file itself is opened.
+        Problem::NoCompanions => Problem::Unreadable,
+        other => other,
+    })?;
+    // The first look at the file: whether it can be read shows here.
+    let conn = match set_up(&conn).and_then(|()| schema::application_id(&conn)) {
         // Without its companions there is nothing in them: the file alone is all.
-        Err(Problem::NoCompanions | Problem::ReadOnly)
-            if options.read_only && is_settled(path) =>
-        {
+        Err(Problem::NoCompanions | Problem::ReadOnly) if options.read_only && is_settled(path) => {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
                 | OpenFlags::SQLITE_OPEN_URI
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -234,7 +237,10 @@ fn write_ahead(conn: &Connection) -> Result<(), Problem> {
     let begun = Instant::now();
     loop {
         // SQLite does not wait by itself here.
-        match conn.pragma_update(None, "journal_mode", "wal").map_err(Problem::from) {
+        match conn
+            .pragma_update(None, "journal_mode", "wal")
+            .map_err(Problem::from)
+        {
             Err(Problem::Busy { .. }) if begun.elapsed() < Duration::from_secs(BUSY_S) => {
                 thread::sleep(Duration::from_millis(20));
             }

@@ -108,12 +108,18 @@ impl Rows<'_> {
             consent: None,
             created: time(2)?,
             updated: time(3)?,
-            expires: expires.map(u64::try_from).transpose().map_err(|_| damaged())?,
+            expires: expires
+                .map(u64::try_from)
+                .transpose()
+                .map_err(|_| damaged())?,
             takes: Vec::new(),
         };
         let content = self
             .seal
-            .open(&self.place_of_voice(&voice), row.get_ref(6)?.as_blob().map_err(|_| damaged())?)
+            .open(
+                &self.place_of_voice(&voice),
+                row.get_ref(6)?.as_blob().map_err(|_| damaged())?,
+            )
             .ok_or_else(damaged)?;
         (voice.name, voice.consent) = record::read_person(&content).ok_or_else(damaged)?;
         let tag: Option<Vec<u8>> = row.get(5)?;
@@ -189,7 +195,9 @@ impl Rows<'_> {
 
     /// Ids that were merged away, by whom they are now.
     pub(super) fn aliases(&self) -> Result<HashMap<VoiceId, Vec<VoiceId>>, Problem> {
-        let mut query = self.conn.prepare("SELECT voice, id FROM alias ORDER BY id")?;
+        let mut query = self
+            .conn
+            .prepare("SELECT voice, id FROM alias ORDER BY id")?;
         let mut rows = query.query([])?;
         let mut aliases: HashMap<_, Vec<_>> = HashMap::new();
         while let Some(row) = rows.next()? {

@@ -118,7 +118,9 @@ pub struct Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -182,7 +184,9 @@ impl Store {
     /// # Errors
     /// If the file cannot be read.
     pub fn version(&self) -> Result<i64, StoreError> {
-        let version = self.conn.pragma_query_value(None, "data_version", |row| row.get(0));
+        let version = self
+            .conn
+            .pragma_query_value(None, "data_version", |row| row.get(0));
         version.map_err(|err| StoreError::new(&self.path, err))
     }
 
@@ -444,7 +448,8 @@ impl Store {
                 }
             }
             let key_check = open::key_check(&seal, &identity)?;
-            rows.conn.execute("UPDATE store SET key_check = ?1", [&key_check])?;
+            rows.conn
+                .execute("UPDATE store SET key_check = ?1", [&key_check])?;
             count_deletion(rows)?;
             Ok(key_check)
         })?;
@@ -466,13 +471,18 @@ impl Store {
                 return Err(Problem::Damaged(found.replace('\n', " ")));
             }
             if rows.conn.prepare("PRAGMA foreign_key_check")?.exists([])? {
-                return Err(Problem::Damaged("a row belongs to a voice that is not there".into()));
+                return Err(Problem::Damaged(
+                    "a row belongs to a voice that is not there".into(),
+                ));
             }
             let voices = rows.all()?;
             Ok(Checked {
                 voices: voices.len(),
                 takes: voices.iter().map(|voice| voice.takes.len()).sum(),
-                expired: voices.iter().filter(|voice| has_expired(voice, now)).count(),
+                expired: voices
+                    .iter()
+                    .filter(|voice| has_expired(voice, now))
+                    .count(),
                 is_sealed: self.is_sealed(),
                 version: schema::version(rows.conn)?,
             })
@@ -500,7 +510,8 @@ impl Store {
             if self.read_only {
                 return Err(Problem::OpenedForReading);
             }
-            let tx = rusqlite::Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+            let tx =
+                rusqlite::Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
             let changed = change(&self.rows(&tx)?)?;
             tx.commit()?;
             Ok(changed)
@@ -547,10 +558,8 @@ impl Store {
             return Ok(false);
         }
         // Deletions that came meanwhile are not covered by it.
-        self.conn.execute(
-            "UPDATE store SET purged = max(purged, ?1)",
-            [deletions],
-        )?;
+        self.conn
+            .execute("UPDATE store SET purged = max(purged, ?1)", [deletions])?;
         self.empty_log(patience)
     }
 
@@ -645,7 +654,12 @@ fn whose(rows: &Rows<'_>, who: Who<'_>, now: u64) -> Result<(Voice, bool, bool),
         Who::Named(name) => Some(names::normal(name)?),
     };
     let mut has_deleted = false;
-    if let Some(id) = name.as_deref().map(|n| rows.id_of_name(n)).transpose()?.flatten() {
+    if let Some(id) = name
+        .as_deref()
+        .map(|n| rows.id_of_name(n))
+        .transpose()?
+        .flatten()
+    {
         match living(rows, id, now) {
             Err(Problem::Expired { .. }) => {
                 // Their leave has ended: the new voice is not to be mixed with the old.
@@ -709,7 +723,8 @@ pub(super) fn add_take(
 
 /// What was deleted is to be purged.
 pub(super) fn count_deletion(rows: &Rows<'_>) -> Result<(), Problem> {
-    rows.conn.execute("UPDATE store SET deletions = deletions + 1", [])?;
+    rows.conn
+        .execute("UPDATE store SET deletions = deletions + 1", [])?;
     Ok(())
 }
 
@@ -728,10 +743,13 @@ mod tests {
             ..OpenOptions::default()
         };
         let mut store = Store::open(path, &options).unwrap();
-        store.enrol(Who::Named("Alice"), &take(1, 8), None, None).unwrap();
+        store
+            .enrol(Who::Named("Alice"), &take(1, 8), None, None)
+            .unwrap();
         drop(store);
         let old = Connection::open(path).unwrap();
-        old.execute_batch("DROP TABLE alias; PRAGMA user_version = 0;").unwrap();
+        old.execute_batch("DROP TABLE alias; PRAGMA user_version = 0;")
+            .unwrap();
     }
 
     const TO_1: &str = "CREATE TABLE alias (id INTEGER PRIMARY KEY,
@@ -752,19 +770,30 @@ mod tests {
             ..OpenOptions::default()
         };
         let to_read = Store::open_with(&path, &reading, &steps).unwrap_err();
-        assert!(matches!(to_read.problem, Problem::NeedsMigration { version: 0 }));
+        assert!(matches!(
+            to_read.problem,
+            Problem::NeedsMigration { version: 0 }
+        ));
 
         let mut store = Store::open_with(&path, &OpenOptions::default(), &steps).unwrap();
 
         store.check().unwrap();
         assert_eq!(store.find("Alice").unwrap().takes, [take(1, 8)]);
-        store.enrol(Who::Named("Bob"), &take(2, 8), None, None).unwrap();
+        store
+            .enrol(Who::Named("Bob"), &take(2, 8), None, None)
+            .unwrap();
         drop(store);
         let backup = folder.path().join("voices.db.v0.bak");
-        assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&backup).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let kept = Connection::open(&backup).unwrap();
         assert_eq!(schema::version(&kept).unwrap(), 0);
-        assert_eq!(schema::application_id(&kept).unwrap(), schema::APPLICATION_ID);
+        assert_eq!(
+            schema::application_id(&kept).unwrap(),
+            schema::APPLICATION_ID
+        );
         // With a store of today's version no second copy is made.
         fs::remove_file(&backup).unwrap();
         Store::open_with(&path, &OpenOptions::default(), &steps).unwrap();
@@ -788,11 +817,18 @@ mod tests {
         let no_way = Store::open_with(&path, &OpenOptions::default(), &[]);
 
         assert!(failed.is_err());
-        assert!(matches!(no_way.unwrap_err().problem, Problem::TooOld { version: 0, .. }));
+        assert!(matches!(
+            no_way.unwrap_err().problem,
+            Problem::TooOld { version: 0, .. }
+        ));
         let old = Connection::open(&path).unwrap();
         assert_eq!(schema::version(&old).unwrap(), 0);
         let tables: i64 = old
-            .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'alias'", [], |r| r.get(0))
+            .query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE name = 'alias'",
+                [],
+                |r| r.get(0),
+            )
             .unwrap();
         assert_eq!(tables, 0);
         // And can be brought up to date at last.
@@ -800,6 +836,9 @@ mod tests {
             from: 0,
             run: |conn| conn.execute_batch(TO_1),
         }];
-        Store::open_with(&path, &OpenOptions::default(), &steps).unwrap().check().unwrap();
+        Store::open_with(&path, &OpenOptions::default(), &steps)
+            .unwrap()
+            .check()
+            .unwrap();
     }
 }

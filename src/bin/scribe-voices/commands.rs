@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions as FileOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -126,7 +126,7 @@ pub fn export(common: &Common, file: &Path, only: &[String], force: bool) -> Res
     }
     // Whole under its name, or not there at all.
     let part = beside(file, &format!(".part-{}", std::process::id()));
-    let written = (|| {
+    let written: Result<_, Failure> = (|| {
         let part_file = FileOptions::new()
             .write(true)
             .create_new(true)
@@ -149,7 +149,10 @@ pub fn export(common: &Common, file: &Path, only: &[String], force: bool) -> Res
     }
     let exported = written?;
     if common.json {
-        answer(format_args!("{:#}", json!({ "exported": exported, "file": file })));
+        answer(format_args!(
+            "{:#}",
+            json!({ "exported": exported, "file": file })
+        ));
     } else {
         answer(format_args!(
             "{} in {}: not encrypted, keep it as safe as the people would",
@@ -216,7 +219,10 @@ pub fn delete(common: &Common, people: &[String]) -> Result<(), Failure> {
             going.push((id, label));
         }
     }
-    let labels: Vec<_> = going.iter().map(|(id, label)| format!("{label} ({id})")).collect();
+    let labels: Vec<_> = going
+        .iter()
+        .map(|(id, label)| format!("{label} ({id})"))
+        .collect();
     ask(
         common,
         &format!("{} will be forgotten for good. Delete?", labels.join(", ")),
@@ -230,7 +236,10 @@ pub fn delete(common: &Common, people: &[String]) -> Result<(), Failure> {
     if common.json {
         let ids: Vec<_> = going.iter().map(|(id, _)| id.to_string()).collect();
         let is_purged = purge == Purge::Done;
-        answer(format_args!("{:#}", json!({ "deleted": ids, "purged": is_purged })));
+        answer(format_args!(
+            "{:#}",
+            json!({ "deleted": ids, "purged": is_purged })
+        ));
     } else {
         answer(format_args!("deleted {}", labels.join(", ")));
     }
@@ -266,11 +275,19 @@ pub fn expire(common: &Common, is_dry_run: bool) -> Result<(), Failure> {
     }
     if common.json {
         let people: Vec<_> = gone.iter().map(json_of_removed).collect();
-        let word = if is_dry_run { "would_remove" } else { "removed" };
+        let word = if is_dry_run {
+            "would_remove"
+        } else {
+            "removed"
+        };
         answer(format_args!("{:#}", json!({ word: people })));
         return Ok(());
     }
-    let word = if is_dry_run { "would remove" } else { "removed" };
+    let word = if is_dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
     for voice in &gone {
         answer(format_args!(
             "{word} {} ({}), expired {}",
@@ -356,7 +373,11 @@ pub fn check(common: &Common) -> Result<(), Failure> {
             })
         ));
     } else {
-        let kind = if checked.is_sealed { "encrypted" } else { "not encrypted" };
+        let kind = if checked.is_sealed {
+            "encrypted"
+        } else {
+            "not encrypted"
+        };
         answer(format_args!(
             "{} is whole: {}, {}, {} expired; version {}, {kind}",
             path.display(),
@@ -386,7 +407,9 @@ pub fn store_path(common: &Common) -> Result<PathBuf, Failure> {
         .clone()
         .or_else(|| from_env().map(PathBuf::from))
         .ok_or_else(|| {
-            Failure::Usage("say which store: --voices voices.db, or the variable SCRIBE_VOICES".into())
+            Failure::Usage(
+                "say which store: --voices voices.db, or the variable SCRIBE_VOICES".into(),
+            )
         })
 }
 

@@ -60,7 +60,10 @@ pub fn encrypt(common: &Common) -> Result<(), Failure> {
 pub fn decrypt(common: &Common) -> Result<(), Failure> {
     let path = store_path(common)?;
     let mut store = Store::open(&path, &with_key(given_key(common)?))?;
-    ask(common, "Anyone who can read the file will then have names and voiceprints. Decrypt it?")?;
+    ask(
+        common,
+        "Anyone who can read the file will then have names and voiceprints. Decrypt it?",
+    )?;
     after_deletion(&path, &store.reseal(None)?);
     done(common, "decrypted", &path);
     Ok(())

@@ -104,7 +104,7 @@ enum Command {
     Delete {
         /// Names, ids or "Speaker 7"
         #[arg(required = true, value_name = "VOICE")]
-        voices: Vec<String>,
+        people: Vec<String>,
     },
     /// Forget everybody whose time is up, or say when that is for one voice
     Expire {
@@ -192,7 +192,7 @@ fn run(Arguments { common, command }: Arguments) -> Result<(), Failure> {
             file,
             require_consent,
         } => commands::import(&common, &file, require_consent),
-        Command::Delete { voices } => commands::delete(&common, &voices),
+        Command::Delete { people } => commands::delete(&common, &people),
         Command::Expire {
             voice: Some(voice),
             term,

@@ -21,7 +21,8 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
 
 /// `scribe-voices man`: one page, the commands with their options in it.
 pub fn manual() -> Result<(), Failure> {
-    let page = page().map_err(|source| Failure::file("make", "the manual page".as_ref(), source))?;
+    let page =
+        page().map_err(|source| Failure::file("make", "the manual page".as_ref(), source))?;
     answer(String::from_utf8_lossy(&page).trim_end());
     Ok(())
 }
@@ -38,7 +39,10 @@ fn page() -> io::Result<Vec<u8>> {
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     writeln!(page, ".SH COMMANDS")?;
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+    {
         let mut part = Vec::new();
         let man = Man::new(sub.clone());
         man.render_synopsis_section(&mut part)?;

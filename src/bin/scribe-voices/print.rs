@@ -49,7 +49,10 @@ pub fn table_of(voices: &[Voice]) -> String {
             voice.grade().to_string(),
             format!("{:.1} s", voice.net_speech_s()),
             voice.takes.len().to_string(),
-            voice.consent.as_ref().map_or("-".into(), |c| visible(&c.when)),
+            voice
+                .consent
+                .as_ref()
+                .map_or("-".into(), |c| visible(&c.when)),
             day(voice.updated),
             voice.expires.map_or("never".into(), day),
         ]);
@@ -83,7 +86,10 @@ pub fn text_of(voice: &Voice, former_ids: &[String]) -> String {
         format!("consent   {consent}"),
         format!("created   {}", time_text(voice.created)),
         format!("updated   {}", time_text(voice.updated)),
-        format!("expires   {}", voice.expires.map_or("never".into(), time_text)),
+        format!(
+            "expires   {}",
+            voice.expires.map_or("never".into(), time_text)
+        ),
     ];
     if let Some(take) = voice.takes.first() {
         lines.push(format!("model     {}", visible(&take.model.to_string())));
@@ -91,7 +97,16 @@ pub fn text_of(voice: &Voice, former_ids: &[String]) -> String {
     if !former_ids.is_empty() {
         lines.push(format!("merged    {}", former_ids.join(" ")));
     }
-    let mut takes = table(&["TAKEN", "SPEECH", "PIECES", "SNR", "LEVEL", "CLIPPED", "AGREEMENT", "BAND"]);
+    let mut takes = table(&[
+        "TAKEN",
+        "SPEECH",
+        "PIECES",
+        "SNR",
+        "LEVEL",
+        "CLIPPED",
+        "AGREEMENT",
+        "BAND",
+    ]);
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
     for take in &voice.takes {
         let quality = &take.quality;
@@ -103,7 +118,12 @@ pub fn text_of(voice: &Voice, former_ids: &[String]) -> String {
             format!("{:.0} dBFS", quality.level_dbfs),
             format!("{:.1} %", 100.0 * quality.clipping),
             or_dash(quality.agreement.map(|cosine| format!("{cosine:.2}"))),
-            if quality.is_telephone { "telephone" } else { "full" }.to_owned(),
+            if quality.is_telephone {
+                "telephone"
+            } else {
+                "full"
+            }
+            .to_owned(),
         ]);
     }
     lines.push(String::new());
@@ -172,7 +192,7 @@ fn day(at: u64) -> String {
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table
@@ -180,7 +200,9 @@ fn table(header: &[&str]) -> Table {
 
 fn lines_of(table: &Table) -> String {
     let text = table.to_string();
-    let lines = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
+    let lines = text
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -191,6 +213,9 @@ mod tests {
     #[test]
     fn nothing_from_the_store_steers_a_terminal() {
         assert_eq!(visible("Zoë 李 O'Hara"), "Zoë 李 O'Hara");
-        assert_eq!(visible("a\u{1b}[31mb\u{202e}c\u{9b}"), "a\\u{1b}[31mb\\u{202e}c\\u{9b}");
+        assert_eq!(
+            visible("a\u{1b}[31mb\u{202e}c\u{9b}"),
+            "a\\u{1b}[31mb\\u{202e}c\\u{9b}"
+        );
     }
 }

@@ -26,7 +26,7 @@ fn in_time(after: &str, now: Timestamp) -> Result<u64, Failure> {
     let wrong = || Failure::Usage(format!("--in {after:?} is no time to come: 90d, 12w, 3y"));
     let span: Span = after.parse().map_err(|_| wrong())?;
     let at = now
-        .to_zoned(TimeZone::UTC)
+        .to_zoned_datetime(TimeZone::UTC)
         .checked_add(span)
         .map_err(|_| wrong())?
         .timestamp();
@@ -38,7 +38,7 @@ fn in_time(after: &str, now: Timestamp) -> Result<u64, Failure> {
 fn on_day(on: &str) -> Result<u64, Failure> {
     let wrong = || Failure::Usage(format!("--on {on:?} is no day: 2030-01-31"));
     let day: Date = on.parse().map_err(|_| wrong())?;
-    let at = day.to_zoned(TimeZone::UTC).map_err(|_| wrong())?;
+    let at = day.to_zoned_datetime(TimeZone::UTC).map_err(|_| wrong())?;
     u64::try_from(at.timestamp().as_second()).map_err(|_| wrong())
 }
 
