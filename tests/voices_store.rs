@@ -1029,40 +1029,49 @@ fn a_child_that_writes() {
     let mut store = Store::open(&path, &making()).unwrap();
     let person = |number: u64| format!("Person Nr. {number}.");
     match what.as_str() {
-        "enrol" => (first..).for_each(|number| {
-            store
-                .enrol(Who::Named(&person(number)), &take(number), consent(), None)
-                .unwrap();
-            println!("\nack {number}");
-        }),
-        "delete" => (first..).for_each(|number| {
-            let Ok(id) = store.find_id(&person(number)) else {
-                thread::sleep(Duration::from_secs(60));
-                return;
-            };
-            let _ = store.delete(id).unwrap();
-            println!("\nack {number}");
-        }),
-        "share" => (first..first + 12).for_each(|number| {
-            store
-                .enrol(Who::Named(&person(number)), &take(number), consent(), None)
-                .unwrap();
-            if number % 3 == 0 {
+        "enrol" => {
+            for number in first.. {
                 store
-                    .enrol(Who::Named("Everybody"), &take(number), None, None)
+                    .enrol(Who::Named(&person(number)), &take(number), consent(), None)
                     .unwrap();
+                println!("\nack {number}");
             }
-        }),
-        // Until the disk is full.
-        "fill" => (first..).for_each(|number| {
-            match store.enrol(Who::Named(&person(number)), &take(number), consent(), None) {
-                Ok(_) => println!("\nack {number}"),
-                Err(error) => {
-                    println!("\nfull {error}");
-                    std::process::exit(0);
+        }
+        "delete" => {
+            for number in first.. {
+                let Ok(id) = store.find_id(&person(number)) else {
+                    // All are gone: waits to be killed.
+                    thread::sleep(Duration::from_secs(60));
+                    return;
+                };
+                let _ = store.delete(id).unwrap();
+                println!("\nack {number}");
+            }
+        }
+        "share" => {
+            for number in first..first + 12 {
+                store
+                    .enrol(Who::Named(&person(number)), &take(number), consent(), None)
+                    .unwrap();
+                if number % 3 == 0 {
+                    store
+                        .enrol(Who::Named("Everybody"), &take(number), None, None)
+                        .unwrap();
                 }
             }
-        }),
+        }
+        // Until the disk is full.
+        "fill" => {
+            for number in first.. {
+                match store.enrol(Who::Named(&person(number)), &take(number), consent(), None) {
+                    Ok(_) => println!("\nack {number}"),
+                    Err(error) => {
+                        println!("\nfull {error}");
+                        return;
+                    }
+                }
+            }
+        }
         other => panic!("{other}"),
     }
 }

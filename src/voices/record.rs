@@ -83,10 +83,17 @@ pub(super) fn write_take(take: &Take) -> Vec<u8> {
     bytes.extend(take.at.to_le_bytes());
     bytes.extend(net_speech_s.to_le_bytes());
     bytes.extend(segments.to_le_bytes());
+    let flags = [
+        (is_telephone, TELEPHONE),
+        (snr_db.is_some(), HAS_SNR),
+        (agreement.is_some(), HAS_AGREEMENT),
+    ];
     bytes.push(
-        u8::from(is_telephone) * TELEPHONE
-            | u8::from(snr_db.is_some()) * HAS_SNR
-            | u8::from(agreement.is_some()) * HAS_AGREEMENT,
+        flags
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, flag)| flag)
+            .sum(),
     );
     bytes.extend(snr_db.unwrap_or_default().to_le_bytes());
     bytes.extend(level_dbfs.to_le_bytes());

@@ -135,7 +135,7 @@ impl Key {
 
     /// A key for one purpose. Finding one does not tell another.
     fn derived(&self, purpose: &[u8]) -> Zeroizing<[u8; KEY_BYTES]> {
-        Zeroizing::new(hmac(&*self.0, &[purpose]))
+        Zeroizing::new(hmac(&self.0, &[purpose]))
     }
 }
 
@@ -247,7 +247,7 @@ impl Seal {
     pub(super) fn name_tag(&self, store: &[u8], name: &str) -> Vec<u8> {
         match self {
             Self::Plain => name.as_bytes().to_vec(),
-            Self::Key { names, .. } => hmac(&**names, &[store, name.as_bytes()]).to_vec(),
+            Self::Key { names, .. } => hmac(names, &[store, name.as_bytes()]).to_vec(),
         }
     }
 }
@@ -347,7 +347,9 @@ mod tests {
     fn a_key_is_hexadecimal_or_base64_or_raw_and_a_passphrase_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key");
-        let raw: Vec<u8> = (0..32).map(|i| i * 7 + 200 % 255).collect();
+        let raw: Vec<u8> = (0..32_u8)
+            .map(|i| i.wrapping_mul(7).wrapping_add(200))
+            .collect();
         let read = |bytes: &[u8]| {
             std::fs::write(&file, bytes).unwrap();
             Key::read(&file)
