@@ -60,6 +60,18 @@ for program in scribe-models scribe-voices scribe-doctor; do
         put 755 "$BUILD/$program" "$bin_dir/$program" files
     fi
 done
+# The page and the completions are made by the program, which may be one for another machine.
+made_by_voices() { # TO ARGUMENTS…
+    to=$1
+    shift
+    if [ -x "$BUILD/scribe-voices" ] && "$BUILD/scribe-voices" "$@" >"$work/made" 2>/dev/null; then
+        put 644 "$work/made" "$to" files
+    fi
+}
+made_by_voices "$data_dir/man/man1/scribe-voices.1" man
+made_by_voices "$data_dir/bash-completion/completions/scribe-voices" completions bash
+made_by_voices "$data_dir/zsh/site-functions/_scribe-voices" completions zsh
+made_by_voices "$data_dir/fish/vendor_completions.d/scribe-voices.fish" completions fish
 for text in LICENSE NOTICE README.md; do
     if [ -f "$text" ]; then
         put 644 "$text" "$share_dir/$text" files

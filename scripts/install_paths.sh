@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MPL-2.0
 #
 # Where things go: shared by install.sh and uninstall.sh, so that they cannot disagree. Sourced.
-# (SC2034: they use the variables.) In: PREFIX, FOR_USER (1: this user's folders). Out: plugin_dir, bin_dir, share_dir (without DESTDIR).
+# (SC2034: they use the variables.) In: PREFIX, FOR_USER (1: this user's folders). Out: plugin_dir, bin_dir, share_dir,
+# data_dir (of manual pages and completions), all without DESTDIR.
 
 if [ "${FOR_USER:-}" = 1 ]; then
     data_home=${XDG_DATA_HOME:-$HOME/.local/share}
@@ -10,6 +11,7 @@ if [ "${FOR_USER:-}" = 1 ]; then
     plugin_dir=$data_home/gstreamer-1.0/plugins
     bin_dir=$HOME/.local/bin
     share_dir=$data_home/scribe
+    data_dir=$data_home
 else
     : "${PREFIX:=/usr/local}"
     case $PREFIX in
@@ -25,4 +27,5 @@ else
     esac
     bin_dir=$PREFIX/bin
     share_dir=$PREFIX/share/scribe
+    data_dir=$PREFIX/share
 fi

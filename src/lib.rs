@@ -2,8 +2,8 @@
 //! scribe: GStreamer elements that turn decoded audio into words with times, speakers and names.
 //!
 //! Layers, from the top; each may use those below it and never one above: elements (`transcriber`,
-//! `encoder`, …), logic (`transcribe`, `diarize`, `enroll`, `transcript`,
-//! `audio`), `registry`, `inference`, arrays (`dsp`).
+//! `encoder`, …), logic (`transcribe`, `diarize`, `enroll`, `voices`,
+//! `transcript`, `audio`), `registry`, `inference`, arrays (`dsp`).
 
 pub mod audio;
 pub mod bin_element;

@@ -173,6 +173,7 @@ fn logic_registry_inference_and_arrays_know_nothing_of_gstreamer() {
         "transcribe",
         "diarize",
         "enroll",
+        "voices",
         "transcript",
         "registry",
         "inference",

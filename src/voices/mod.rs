@@ -3,8 +3,26 @@
 //!
 //! Vectors come in, never sound. Nothing here knows a model or GStreamer.
 
+pub mod consent;
+mod error;
+mod exchange;
+pub mod names;
+mod open;
+mod record;
+mod rows;
+mod schema;
+mod seal;
+mod store;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use error::{Problem, StoreError};
+pub use exchange::{Imported, SCHEMA, time_text};
+pub use open::OpenOptions;
+pub use record::{EXEMPLARS_MAX, TIME_MAX};
+pub use seal::{KEY_FILE_VARIABLE, KEY_VARIABLE, Key, KeyError};
+pub use store::{Checked, Enrolled, LeftOut, Purge, Removed, Store, TAKES_MAX, Who};
 
 /// Values that a vector may have at most.
 pub const DIMENSION_MAX: usize = 4_096;
@@ -175,13 +193,52 @@ impl Voice {
 mod tests {
     use super::*;
 
+    /// A take of its own for each `seed`: 10 s of speech, two exemplars.
+    pub(super) fn take(seed: u64, dimension: usize) -> Take {
+        let vector = |seed: u64| {
+            let mut state = seed;
+            let mut values: Vec<f32> = std::iter::repeat_with(|| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+            })
+            .take(dimension)
+            .collect();
+            let length = values.iter().map(|v| v * v).sum::<f32>().sqrt();
+            values.iter_mut().for_each(|v| *v /= length);
+            values
+        };
+        Take {
+            model: ModelKey {
+                name: "fake".into(),
+                version: "ab".repeat(32),
+                dimension,
+            },
+            mean: vector(seed),
+            exemplars: vec![vector(seed + 1_000), vector(seed + 2_000)],
+            quality: Quality {
+                net_speech_s: 10.0,
+                segments: 5,
+                ..Quality::default()
+            },
+            at: 1_700_000_000 + seed,
+        }
+    }
+
     #[test]
     fn ids_are_read_as_they_are_written_and_nothing_else_is() {
         let id = VoiceId(0x00ab_cdef_0123_4567);
 
         assert_eq!(id.to_string(), "voice-00abcdef01234567");
         assert_eq!("voice-00abcdef01234567".parse(), Ok(id));
-        for wrong in ["", "voice-", "voice-12", "voice-+0abcdef01234567", "speaker-1"] {
+        for wrong in [
+            "",
+            "voice-",
+            "voice-12",
+            "voice-+0abcdef01234567",
+            "speaker-1",
+        ] {
             assert_eq!(wrong.parse::<VoiceId>(), Err(()), "{wrong}");
         }
     }
