@@ -66,19 +66,25 @@ impl Speaker {
     }
 }
 
-/// See the module. What waits for its turn is bounded by how far turns are behind.
+/// See the module. Pieces and turns wait for each other: what is kept is bounded by how far one is behind the other.
 #[derive(Debug, Default)]
 pub struct Speakers {
     waiting: VecDeque<Piece>,
     all: Vec<Talk>,
     exclusive: Vec<Talk>,
+    /// No turn before it will be added.
+    until: u64,
+    /// No piece before it will be added.
+    heard: u64,
     speakers: BTreeMap<String, Speaker>,
 }
 
 impl Speakers {
     /// One more piece; they come in order.
     pub fn piece(&mut self, piece: Piece) {
+        self.heard = self.heard.max(piece.running.start);
         self.waiting.push_back(piece);
+        self.decide();
     }
 
     /// Who spoke, `all` with overlap and `exclusive` without. Nothing before `until` will be added.
@@ -89,14 +95,19 @@ impl Speakers {
         }
         self.all.extend(all);
         self.exclusive.extend(exclusive);
-        while self.waiting.front().is_some_and(|p| p.running.end <= until)
+        self.until = self.until.max(until);
+        self.decide();
+    }
+
+    fn decide(&mut self) {
+        while self.waiting.front().is_some_and(|p| p.running.end <= self.until)
             && let Some(piece) = self.waiting.pop_front()
         {
             if let Some(speaker) = self.whose(&piece) {
                 self.speakers.entry(speaker).or_default().add(piece);
             }
         }
-        let from = self.waiting.front().map_or(until, |p| p.running.start.min(until));
+        let from = self.waiting.front().map_or(self.heard, |p| p.running.start);
         self.all.retain(|t| t.running.end > from);
         self.exclusive.retain(|t| t.running.end > from);
     }
@@ -202,7 +213,22 @@ mod tests {
         speakers.turns(second.clone(), second, 12_000);
 
         assert_eq!(starts(&speakers, "a"), [0.0]);
-        assert_eq!((speakers.all.len(), speakers.waiting.len()), (0, 0));
+        speakers.piece(piece(12, 20));
+        assert_eq!((speakers.all.len(), speakers.waiting.len()), (0, 1));
+    }
+
+    #[test]
+    fn turns_wait_for_pieces_that_come_late() {
+        let mut speakers = Speakers::default();
+        let told = vec![talk("a", 0, 40)];
+        speakers.turns(told.clone(), told, 40_000);
+        speakers.turns(vec![], vec![], 90_000);
+
+        for start in [0, 10, 20] {
+            speakers.piece(piece(start, start + 10));
+        }
+
+        assert_eq!(starts(&speakers, "a"), [0.0, 10.0, 20.0]);
     }
 
     #[test]
