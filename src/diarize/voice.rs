@@ -7,6 +7,7 @@ use super::models::embedding_spec;
 use crate::inference::EngineError;
 use crate::inference::manifest::{self, Entry, Task};
 use crate::registry::{Embedding, EmbeddingSpec, Kind as _};
+use crate::voices::matching;
 
 /// How the vectors of one person differ from those of another.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,12 +38,26 @@ pub struct VoiceModel {
     pub input: VoiceInput,
     /// How its vectors are told apart.
     pub thresholds: VoiceThresholds,
+    /// How its vectors are known again, or what its manifest entry lacks for that: see [`VoiceModel::matching`].
+    pub known_again: Result<matching::Thresholds, matching::MissingThreshold>,
 }
 
 impl VoiceModel {
     /// Its name, for people.
     pub fn name(&self) -> String {
         Embedding::name(&self.spec)
+    }
+
+    /// How its vectors are known again. [`EngineError::Unsupported`] for a model that can only tell speakers apart, because
+    /// its manifest entry does not say when two recordings are of one person.
+    pub fn matching(&self) -> Result<matching::Thresholds, EngineError> {
+        let missing = |why: &matching::MissingThreshold| {
+            EngineError::Unsupported(format!(
+                "the voice model {} cannot be used for names: {why}",
+                self.name()
+            ))
+        };
+        self.known_again.as_ref().copied().map_err(missing)
     }
 }
 
@@ -63,6 +78,16 @@ pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
                 merge: 0.15,
                 least_seconds: 4.0,
             },
+            known_again: Ok(matching::Thresholds {
+                accept: 0.85,
+                stranger: 0.6,
+                strong: 0.95,
+                same: 0.85,
+                two: 0.75,
+                slack: 0.1,
+                half_s: 0.0,
+                least_s: 2.0,
+            }),
         });
     }
     let found = manifest::resolve(model, Task::Embedding)
@@ -74,6 +99,7 @@ pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
         spec,
         input: input(entry),
         thresholds: thresholds(entry)?,
+        known_again: matching::Thresholds::read(|name| entry.threshold(name)),
     })
 }
 

@@ -3,6 +3,9 @@
 //!
 //! Vectors come in, never sound. Nothing here knows a model or GStreamer.
 
+pub mod matching;
+pub mod print;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -181,7 +184,13 @@ mod tests {
 
         assert_eq!(id.to_string(), "voice-00abcdef01234567");
         assert_eq!("voice-00abcdef01234567".parse(), Ok(id));
-        for wrong in ["", "voice-", "voice-12", "voice-+0abcdef01234567", "speaker-1"] {
+        for wrong in [
+            "",
+            "voice-",
+            "voice-12",
+            "voice-+0abcdef01234567",
+            "speaker-1",
+        ] {
             assert_eq!(wrong.parse::<VoiceId>(), Err(()), "{wrong}");
         }
     }
