@@ -50,6 +50,35 @@ pub struct Turns {
     pub exclusive: Vec<Talk>,
 }
 
+impl Turns {
+    /// For each of so many speakers the samples in which nobody else talks: what there is to know a voice by.
+    pub fn alone(&self, speakers: usize) -> Vec<u64> {
+        let mut edges: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * self.all.len());
+        for turn in &self.all {
+            edges.push((turn.start, true, turn.speaker));
+            edges.push((turn.end, false, turn.speaker));
+        }
+        edges.sort_by_key(|(at, ..)| *at);
+        let mut out = vec![0; speakers];
+        let mut talking: Vec<usize> = Vec::new();
+        let mut since = 0;
+        for (at, begins, speaker) in edges {
+            if let [only] = talking[..]
+                && let Some(own) = out.get_mut(only)
+            {
+                *own += at - since;
+            }
+            since = at;
+            if begins {
+                talking.push(speaker);
+            } else if let Some(n) = talking.iter().position(|s| *s == speaker) {
+                talking.swap_remove(n);
+            }
+        }
+        out
+    }
+}
+
 /// Takes windows in their order and gives turns. What it holds does not grow with the recording, but for the turns.
 pub struct Reconstruction {
     speakers: usize,
@@ -259,6 +288,28 @@ mod tests {
         min_turn: 0,
         at_once: 3,
     };
+
+    #[test]
+    fn what_is_said_alone_leaves_out_what_is_said_together() {
+        let talk = |start, end, speaker| Talk {
+            start,
+            end,
+            speaker,
+            confidence: 1.0,
+        };
+        let turns = Turns {
+            all: vec![
+                talk(0, 100, 0),
+                talk(60, 150, 1),
+                talk(150, 160, 0),
+                talk(300, 310, 2),
+            ],
+            exclusive: Vec::new(),
+        };
+
+        assert_eq!(turns.alone(4), [70, 50, 10, 0]);
+        assert_eq!(turns.alone(1), [70]);
+    }
 
     fn activity(class: impl Fn(usize) -> (usize, f32)) -> Activity {
         Activity::of(&scores(589, class), SEGMENTATION_WINDOW)

@@ -92,6 +92,7 @@ pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
                 stranger: 0.6,
                 strong: 0.95,
                 same: 0.85,
+                two: 0.75,
                 slack: 0.1,
                 half_s: 0.0,
                 least_s: 2.0,

@@ -642,15 +642,12 @@ impl Worker {
         let merge = loaded.voice.thresholds.merge;
         let ids = self.identities.of(&found.voices, merge);
         if let Some(names) = &mut loaded.names {
-            let seconds = |speaker: usize| {
-                let own = found.turns.exclusive.iter().filter(|t| t.speaker == speaker);
-                own.map(|t| t.end - t.start).sum::<u64>() as f64 / 16_000.0
-            };
-            let voices = found.voices.iter().enumerate();
+            let alone = found.turns.alone(found.voices.len());
+            let voices = found.voices.iter().zip(alone);
             let speakers: Vec<Probe<'_>> = voices
-                .map(|(n, voice)| Probe {
+                .map(|(voice, samples)| Probe {
                     vector: voice,
-                    seconds: seconds(n),
+                    seconds: samples as f64 / 16_000.0,
                 })
                 .collect();
             match names.of(&speakers) {

@@ -4,6 +4,8 @@
 use thiserror::Error;
 
 use super::measure::Measured;
+use crate::diarize::voice::VoiceModel;
+use crate::voices::print::two_voices;
 
 /// What is asked of a recording.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,8 +16,6 @@ pub struct Limits {
     pub min_snr_db: f64,
     /// Most of the speech's samples that may be cut off, 0 to 1.
     pub max_clipping: f64,
-    /// Most of the speech that may be a second person's, 0 to 1.
-    pub max_second_voice: f64,
     /// Least cosine of the mean vectors of odd and even pieces.
     pub min_agreement: f64,
 }
@@ -26,7 +26,6 @@ impl Default for Limits {
             min_speech_s: 2.0,
             min_snr_db: 5.0,
             max_clipping: 0.02,
-            max_second_voice: 0.15,
             min_agreement: 0.5,
         }
     }
@@ -75,14 +74,17 @@ pub enum Refusal {
     },
     /// Two people.
     #[error(
-        "two people speak: a second voice has {percent:.0} % of the speech, {limit_percent:.0} % at most. Enrol from a \
-         recording of one person, or put scribediarizer before scribeenroller and use policy=unknown"
+        "two people speak: a second voice has {percent:.0} % of the speech and is {likeness:.2} like the first, where {limit:.2} \
+         is the least of one person's. Enrol from a recording of one person, or put scribediarizer before scribeenroller and \
+         use policy=unknown"
     )]
     TwoVoices {
         /// Share of the second voice.
         percent: f64,
-        /// At most.
-        limit_percent: f64,
+        /// How alike they are.
+        likeness: f64,
+        /// Least of one person.
+        limit: f64,
     },
     /// Its halves are not alike.
     #[error(
@@ -144,14 +146,29 @@ impl Limits {
         Ok(())
     }
 
-    /// What the vectors say: the share of a second voice, and how alike the halves are.
-    pub fn voice(&self, second_voice: f64, agreement: Option<f64>) -> Result<(), Refusal> {
-        if second_voice > self.max_second_voice {
-            return Err(Refusal::TwoVoices {
-                percent: second_voice * 100.0,
-                limit_percent: self.max_second_voice * 100.0,
-            });
+    /// Whether the vectors of pieces, one each `hop_s` seconds, are one person's. A model that nobody has measured for that
+    /// says nothing.
+    pub fn voices(
+        &self,
+        vectors: &[Vec<f32>],
+        hop_s: f64,
+        model: &VoiceModel,
+    ) -> Result<(), Refusal> {
+        let Ok(how) = model.matching() else {
+            return Ok(());
+        };
+        match two_voices(vectors, hop_s, &how) {
+            Some(two) => Err(Refusal::TwoVoices {
+                percent: two.part * 100.0,
+                likeness: f64::from(two.likeness),
+                limit: f64::from(how.two),
+            }),
+            None => Ok(()),
         }
+    }
+
+    /// Whether the halves of a recording are alike.
+    pub fn agreement(&self, agreement: Option<f64>) -> Result<(), Refusal> {
         match agreement {
             Some(agreement) if agreement < self.min_agreement => Err(Refusal::Disagrees {
                 agreement,
@@ -199,10 +216,8 @@ mod tests {
         assert!(noisy.contains("1.2 dB above") && noisy.contains("5.0 dB are needed"), "{noisy}");
         let cut = with(|m| m.clipping = 0.031);
         assert!(cut.contains("3.1 %") && cut.contains("2.0 % at most"), "{cut}");
-        let two = limits.voice(0.3, Some(0.9)).unwrap_err().to_string();
-        assert!(two.contains("30 %") && two.contains("15 % at most"), "{two}");
-        let odd = limits.voice(0.0, Some(0.3)).unwrap_err().to_string();
+        let odd = limits.agreement(Some(0.3)).unwrap_err().to_string();
         assert!(odd.contains("0.30 alike") && odd.contains("0.50 are needed"), "{odd}");
-        assert_eq!(limits.voice(0.1, None), Ok(()));
+        assert_eq!(limits.agreement(None), Ok(()));
     }
 }

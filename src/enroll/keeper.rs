@@ -9,7 +9,6 @@ use super::judge::{Limits, Refusal};
 use super::measure::Measured;
 use super::recording::Enrolment;
 use super::speakers::{Speaker, Speakers};
-use super::two::second_voice;
 use crate::diarize::names::{People, model_for, unix_seconds};
 use crate::diarize::voice::VoiceModel;
 use crate::inference::EngineError;
@@ -309,6 +308,8 @@ fn take_of(
     };
     limits.sound(&own)?;
     let vectors: Vec<Vec<f32>> = speaker.pieces.iter().map(|p| p.vector.clone()).collect();
+    let hop_s = spoken / vectors.len().max(1) as f64;
+    limits.voices(&vectors, hop_s, model)?;
     let quality = Quality {
         net_speech_s: spoken,
         segments: vectors.len() as u32,
@@ -325,8 +326,7 @@ fn take_of(
         overlapped_s: 0.0,
         limit_s: limits.min_speech_s,
     })?;
-    let second = second_voice(&vectors, &model.thresholds);
-    limits.voice(second, take.quality.agreement)?;
+    limits.agreement(take.quality.agreement)?;
     Ok(take)
 }
 

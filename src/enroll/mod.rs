@@ -12,7 +12,6 @@ pub mod measure;
 pub mod pieces;
 pub mod recording;
 pub mod speakers;
-pub mod two;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -9,7 +9,6 @@ use super::hearing::Hearing;
 use super::judge::{Limits, Refusal};
 use super::measure::{Measure, Measured};
 use super::pieces::Pieces;
-use super::two::second_voice;
 use super::{EnrollOptions, Progress, embed};
 use crate::diarize::names::unix_seconds;
 use crate::diarize::voice::VoiceModel;
@@ -39,8 +38,6 @@ pub struct Enrolment {
     pub take: Take,
     /// What was measured.
     pub measured: Measured,
-    /// Share of a second voice, 0 to 1.
-    pub second_voice: f64,
 }
 
 /// Hears one person's recording. What is kept of it is speech, in bounded memory; see [`Pieces`].
@@ -124,7 +121,8 @@ impl Recording {
             progress,
         )?;
         let vectors: Vec<Vec<f32>> = vectors.into_iter().map(|VoiceVector { values }| values).collect();
-        let second_voice = second_voice(&vectors, &model.thresholds);
+        let hop_s = measured.net_speech_s / vectors.len().max(1) as f64;
+        self.limits.voices(&vectors, hop_s, model)?;
         let quality = Quality {
             net_speech_s: measured.net_speech_s,
             segments: vectors.len() as u32,
@@ -141,11 +139,7 @@ impl Recording {
             overlapped_s: measured.overlapped_s,
             limit_s: least as f64 / 16_000.0,
         })?;
-        self.limits.voice(second_voice, take.quality.agreement)?;
-        Ok(Enrolment {
-            take,
-            measured,
-            second_voice,
-        })
+        self.limits.agreement(take.quality.agreement)?;
+        Ok(Enrolment { take, measured })
     }
 }

@@ -13,6 +13,8 @@ mod rows;
 mod schema;
 mod seal;
 mod store;
+pub mod matching;
+pub mod print;
 
 use std::fmt;
 use std::str::FromStr;
