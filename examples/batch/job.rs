@@ -97,7 +97,7 @@ fn produce(
     line: &Line,
 ) -> Result<Outcome, Failure> {
     if options.use_sidecar
-        && !options.speakers
+        && !options.tells_speakers()
         && let Some(sidecar) = sidecar(&work.source, options.format)
     {
         match take_sidecar(&sidecar, partial, options.format, stop) {
@@ -171,8 +171,10 @@ fn transcribe(
     pipeline.add_many([&file, &decode, &transcriber, &encoder, &sink])?;
     file.link(&decode)?;
     gst::Element::link_many([&transcriber, &encoder, &sink])?;
-    let first = if options.speakers {
-        let diarizer = gst::ElementFactory::make("scribediarizer").build()?;
+    let first = if options.tells_speakers() {
+        let diarizer = gst::ElementFactory::make("scribediarizer")
+            .property_if_some("voices", options.voices.as_deref().and_then(Path::to_str))
+            .build()?;
         pipeline.add(&diarizer)?;
         diarizer.link(&transcriber)?;
         diarizer

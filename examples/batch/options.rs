@@ -29,6 +29,9 @@ pub struct Options {
     /// Tell who speaks.
     #[arg(long)]
     pub speakers: bool,
+    /// Tell who speaks, by name: the voices that scribeenroller has learnt.
+    #[arg(long, value_name = "FILE")]
+    pub voices: Option<PathBuf>,
     /// Where a .vtt or .srt lies beside a recording, take that instead of transcribing: copied where it has the form that
     /// is asked for, else converted. ctm, rttm and speakers need what no such file has: there the recording is transcribed.
     #[arg(long)]
@@ -55,6 +58,11 @@ impl Options {
             || std::thread::available_parallelism().map_or(2, usize::from) + 1,
             usize::from,
         )
+    }
+
+    /// Whether it is to be told who speaks.
+    pub fn tells_speakers(&self) -> bool {
+        self.speakers || self.voices.is_some()
     }
 
     /// Properties of the transcriber, tried on one: a wrong one is told before any file is begun.
