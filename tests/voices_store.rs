@@ -327,6 +327,13 @@ fn two_people_cannot_have_one_name() {
 
     assert!(matches!(problem(taken), Problem::NameTaken { .. }));
     assert_eq!(store.find("Bob").unwrap().id, bob);
+    // Who has expired holds the name until they are removed.
+    let alice = store.find("Alice").unwrap().id;
+    store.set_expiry(alice, Some(1)).unwrap();
+    let held = problem(store.rename(bob, "Alice"));
+    assert!(matches!(held, Problem::Expired { .. }), "{held}");
+    let _ = store.expire(2).unwrap();
+    store.rename(bob, "Alice").unwrap();
     for wrong in ["", "Speaker 9", "voice-0000000000000001", "a\u{7}"] {
         assert!(matches!(
             problem(store.rename(bob, wrong)),
