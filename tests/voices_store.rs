@@ -327,6 +327,13 @@ fn two_people_cannot_have_one_name() {
 
     assert!(matches!(problem(taken), Problem::NameTaken { .. }));
     assert_eq!(store.find("Bob").unwrap().id, bob);
+    // Who has expired holds the name until they are removed.
+    let alice = store.find("Alice").unwrap().id;
+    store.set_expiry(alice, Some(1)).unwrap();
+    let held = problem(store.rename(bob, "Alice"));
+    assert!(matches!(held, Problem::Expired { .. }), "{held}");
+    let _ = store.expire(2).unwrap();
+    store.rename(bob, "Alice").unwrap();
     for wrong in ["", "Speaker 9", "voice-0000000000000001", "a\u{7}"] {
         assert!(matches!(
             problem(store.rename(bob, wrong)),
@@ -590,6 +597,7 @@ fn rows_that_change_places_are_refused() {
             "UPDATE take SET voice = (SELECT id FROM voice WHERE id <> take.voice)",
             "UPDATE voice SET expires = 4000000000",
             "UPDATE voice SET number = number + 10",
+            "UPDATE voice SET name_tag = zeroblob(9) WHERE number = 1",
             "UPDATE model SET version = replace(version, '0', '1')",
             "UPDATE store SET identity = zeroblob(16)",
         ] {
@@ -1076,8 +1084,8 @@ fn a_child_that_writes() {
     }
 }
 
-/// Kills a child at some moment and returns what it said that it had done.
-fn kill_in(mut child: Child, after: Duration) -> Vec<u64> {
+/// Kills a child when it has done `acks` things and some time has passed; returns all that it said it had done.
+fn kill_in(mut child: Child, acks: u64, after: Duration) -> Vec<u64> {
     let (said, lines) = mpsc::channel();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let listener = thread::spawn(move || {
@@ -1085,14 +1093,24 @@ fn kill_in(mut child: Child, after: Duration) -> Vec<u64> {
             let _ = said.send(line);
         }
     });
-    // Its start takes longer than all that is to be interrupted.
-    while lines.recv_timeout(Duration::from_secs(60)).unwrap() != "ready" {}
+    let mut done = Vec::new();
+    let mut is_ready = false;
+    while !is_ready || (done.len() as u64) < acks {
+        let line = lines.recv_timeout(Duration::from_secs(60)).unwrap();
+        // Its start takes longer than all that is to be interrupted.
+        is_ready |= line == "ready";
+        done.extend(acknowledged(&line));
+    }
     thread::sleep(after);
     child.kill().unwrap();
     child.wait().unwrap();
     listener.join().unwrap();
-    let acknowledged = |line: String| line.strip_prefix("ack ")?.parse().ok();
-    lines.try_iter().filter_map(acknowledged).collect()
+    done.extend(lines.try_iter().filter_map(|line| acknowledged(&line)));
+    done
+}
+
+fn acknowledged(line: &str) -> Option<u64> {
+    line.strip_prefix("ack ")?.parse().ok()
 }
 
 /// Who is in the store, by the number in their name; each is looked at closely.
@@ -1119,7 +1137,11 @@ fn who_was_enrolled_before_a_kill_is_there_and_nobody_is_there_in_part() {
 
     for round in 0..100 {
         let writer = child("enrol", &path, next).spawn().unwrap();
-        let acks = kill_in(writer, Duration::from_micros(dice.below(25_000)));
+        let acks = kill_in(
+            writer,
+            dice.below(4),
+            Duration::from_micros(dice.below(6_000)),
+        );
         acknowledged.extend(acks.iter().copied());
 
         let store = Store::open(&path, &making()).unwrap();
@@ -1153,7 +1175,11 @@ fn who_was_deleted_before_a_kill_is_gone_to_the_last_byte_and_nobody_else_is() {
         }
         drop(store);
         let deleter = child("delete", &path, next).spawn().unwrap();
-        let acks = kill_in(deleter, Duration::from_micros(dice.below(40_000)));
+        let acks = kill_in(
+            deleter,
+            dice.below(3),
+            Duration::from_micros(dice.below(15_000)),
+        );
 
         let store = Store::open(&path, &OpenOptions::default()).unwrap();
         let there: BTreeSet<_> = people(&store).keys().copied().collect();

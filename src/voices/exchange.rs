@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::{Problem, StoreError};
+use super::people::{add_take, check_consent, check_name_is_free, has_expired, living};
 use super::record::{self, EXEMPLARS_MAX, TIME_MAX};
 use super::rows::Rows;
-use super::store::{self, Store, add_take, check_consent, has_expired};
+use super::store::{self, Store};
 use super::{Consent, DIMENSION_MAX, ModelKey, Quality, Take, Voice, VoiceId, names};
 
 /// Name and version of the form.
@@ -196,7 +197,7 @@ fn import_voice(
     let mut ours = match rows.resolve(voice.id)? {
         Some(id) => {
             imported.voices_known += 1;
-            store::living(rows, id, now)?
+            living(rows, id, now)?
         }
         None => {
             imported.voices_new += 1;
@@ -211,10 +212,7 @@ fn import_voice(
         }
     };
     if let (None, Some(name)) = (&ours.name, &voice.name) {
-        if let Some(id) = rows.id_of_name(name)? {
-            let name = name.clone();
-            return Err(Problem::NameTaken { name, id });
-        }
+        check_name_is_free(rows, name, ours.id, now)?;
         ours.name = Some(name.clone());
     }
     ours.consent = ours.consent.or(voice.consent);

@@ -8,6 +8,8 @@ mod error;
 mod exchange;
 pub mod names;
 mod open;
+mod people;
+mod purge;
 mod record;
 mod rows;
 mod schema;
@@ -22,9 +24,11 @@ use std::str::FromStr;
 pub use error::{Problem, StoreError};
 pub use exchange::{Imported, SCHEMA, time_text};
 pub use open::OpenOptions;
+pub use people::{LeftOut, TAKES_MAX, Who};
+pub use purge::Purge;
 pub use record::{EXEMPLARS_MAX, TIME_MAX};
 pub use seal::{KEY_FILE_VARIABLE, KEY_VARIABLE, Key, KeyError};
-pub use store::{Checked, Enrolled, LeftOut, Purge, Removed, Store, TAKES_MAX, Who};
+pub use store::{Checked, Enrolled, Removed, Store};
 
 /// Values that a vector may have at most.
 pub const DIMENSION_MAX: usize = 4_096;

@@ -5,36 +5,25 @@
 //! [`Store::expire`] and never seen.
 
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::error::{BUSY_S, Problem, StoreError};
+use super::error::{Problem, StoreError};
 use super::open::{self, OpenOptions, Opened};
+use super::people::{
+    LeftOut, Who, add_take, check_consent, check_name_is_free, find, has_expired, living, whose,
+};
+use super::purge::{Purge, count_deletion, purge};
 use super::rows::Rows;
 use super::schema::{self, Step};
 use super::seal::{Key, Seal};
 use super::{Consent, Grade, ModelKey, Take, Voice, VoiceId, consent, names, record};
 
-/// Takes of a voice at most. When more come, the one with the least speech goes.
-pub const TAKES_MAX: usize = 64;
-
 /// How long a deletion waits for those who still read what was deleted.
 const PURGE_PATIENCE: Duration = Duration::from_secs(3);
 /// The same when a deletion of the past is finished: nobody has asked for it now.
 const PURGE_PATIENCE_AT_OPENING: Duration = Duration::from_millis(500);
-
-/// Whose voice is enrolled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who<'a> {
-    /// Who has this name, and if nobody has it a new voice.
-    Named(&'a str),
-    /// Who is in the store, or was merged into somebody there.
-    Known(VoiceId),
-    /// Somebody new without a name: "Speaker 7".
-    Nobody,
-}
 
 /// What enrolment has made of a voice.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,17 +46,6 @@ pub struct Enrolled {
     pub left_out: Option<LeftOut>,
 }
 
-/// A take that is not kept, because all others have more speech.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LeftOut {
-    /// When it was enrolled, seconds since 1970 (UTC).
-    pub at: u64,
-    /// How much speech it had, seconds.
-    pub net_speech_s: f64,
-    /// It is the very one that was to be added.
-    pub is_new: bool,
-}
-
 /// Who was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
@@ -77,17 +55,6 @@ pub struct Removed {
     pub label: String,
     /// When they had to go, seconds since 1970 (UTC).
     pub expires: Option<u64>,
-}
-
-/// Whether what was deleted has left the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Purge {
-    /// No byte of it is left.
-    Done,
-    /// It is deleted, and bytes may be left until it is no longer so. The next to open the store for writing tries
-    /// again.
-    Pending(String),
 }
 
 /// What [`Store::check`] has read.
@@ -152,7 +119,7 @@ impl Store {
         };
         if !options.read_only {
             // Of a deletion in the past. If it cannot be finished now, then another time.
-            let _ = store.purge(PURGE_PATIENCE_AT_OPENING);
+            let _ = purge(&store.conn, PURGE_PATIENCE_AT_OPENING);
         }
         Ok(store)
     }
@@ -285,7 +252,7 @@ impl Store {
         })?;
         if has_deleted {
             // Enrolled is enrolled; what had expired leaves the file now or later.
-            let _ = self.purge(PURGE_PATIENCE);
+            let _ = purge(&self.conn, PURGE_PATIENCE);
         }
         Ok(enrolled)
     }
@@ -299,10 +266,7 @@ impl Store {
         let had_name = self.write(|rows| {
             let name = names::normal(name)?;
             let mut voice = living(rows, id, now)?;
-            // Who has expired holds the name until they are removed.
-            if let Some(other) = rows.id_of_name(&name)?.filter(|other| *other != voice.id) {
-                return Err(Problem::NameTaken { name, id: other });
-            }
+            check_name_is_free(rows, &name, voice.id, now)?;
             let former = voice.name.replace(name);
             voice.updated = now;
             rows.put_head(&voice)?;
@@ -313,7 +277,7 @@ impl Store {
         })?;
         if had_name {
             // Renamed is renamed; the former name leaves the file now or later.
-            let _ = self.purge(PURGE_PATIENCE);
+            let _ = purge(&self.conn, PURGE_PATIENCE);
         }
         Ok(())
     }
@@ -357,7 +321,7 @@ impl Store {
             Ok(left_out)
         })?;
         // The voices are one; the rest leaves the file now or later.
-        let _ = self.purge(PURGE_PATIENCE);
+        let _ = purge(&self.conn, PURGE_PATIENCE);
         Ok(left_out)
     }
 
@@ -375,7 +339,7 @@ impl Store {
             rows.delete(id)?;
             count_deletion(rows)
         })?;
-        Ok(self.purge(PURGE_PATIENCE))
+        Ok(purge(&self.conn, PURGE_PATIENCE))
     }
 
     /// Forgets everybody who has expired at `now`, seconds since 1970 (UTC).
@@ -396,7 +360,7 @@ impl Store {
             }
             Ok(gone)
         })?;
-        Ok((removed, self.purge(PURGE_PATIENCE)))
+        Ok((removed, purge(&self.conn, PURGE_PATIENCE)))
     }
 
     /// Writes down who allowed to keep this voice.
@@ -455,7 +419,7 @@ impl Store {
         })?;
         self.seal = seal;
         self.key_check = key_check;
-        Ok(self.purge(PURGE_PATIENCE))
+        Ok(purge(&self.conn, PURGE_PATIENCE))
     }
 
     /// Reads every page and opens every row.
@@ -530,51 +494,6 @@ impl Store {
             store: &self.identity,
         })
     }
-
-    /// Overwrites what deletions have left, in the file and its log. SQLite's `secure_delete` zeroes what is deleted;
-    /// VACUUM writes what remains afresh, so that nothing hides in half-filled pages; the log is emptied at last.
-    fn purge(&self, patience: Duration) -> Purge {
-        match self.try_purge(patience) {
-            Ok(true) => Purge::Done,
-            Ok(false) => Purge::Pending("another process is reading the store".into()),
-            Err(problem) => Purge::Pending(problem.to_string()),
-        }
-    }
-
-    fn try_purge(&self, patience: Duration) -> Result<bool, Problem> {
-        let (deletions, purged): (i64, i64) =
-            self.conn
-                .query_row("SELECT deletions, purged FROM store", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-        if purged >= deletions {
-            return Ok(true);
-        }
-        self.conn.busy_timeout(patience)?;
-        let emptied = self.conn.execute_batch("VACUUM").map_err(Problem::from);
-        let emptied = emptied.and_then(|()| self.empty_log(patience));
-        self.conn.busy_timeout(Duration::from_secs(BUSY_S))?;
-        if !emptied? {
-            return Ok(false);
-        }
-        // Deletions that came meanwhile are not covered by it.
-        self.conn
-            .execute("UPDATE store SET purged = max(purged, ?1)", [deletions])?;
-        self.empty_log(patience)
-    }
-
-    /// Whether nothing is left in the log. Waits for those who read from it.
-    fn empty_log(&self, patience: Duration) -> Result<bool, Problem> {
-        let begun = Instant::now();
-        loop {
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            let busy: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
-            if busy == 0 || begun.elapsed() >= patience {
-                return Ok(busy == 0);
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 /// Seconds since 1970 (UTC).
@@ -585,147 +504,12 @@ pub(super) fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-pub(super) fn has_expired(voice: &Voice, now: u64) -> bool {
-    voice.expires.is_some_and(|at| at <= now)
-}
-
 fn removed(voice: &Voice) -> Removed {
     Removed {
         id: voice.id,
         label: voice.label(),
         expires: voice.expires,
     }
-}
-
-/// Who is meant, expired or not.
-fn find(rows: &Rows<'_>, who: &str) -> Result<VoiceId, Problem> {
-    let who = names::composed(who);
-    if let Ok(id) = who.parse() {
-        let unknown = Problem::Unknown {
-            who,
-            nearest: Vec::new(),
-        };
-        return rows.resolve(id)?.ok_or(unknown);
-    }
-    if let Some(id) = rows.id_of_name(&who)? {
-        return Ok(id);
-    }
-    if let Some(number) = names::speaker_number(&who)
-        && let Some(id) = rows.id_of_number(number)?
-        && rows.head(id)?.is_some_and(|voice| voice.name.is_none())
-    {
-        return Ok(id);
-    }
-    let heads = rows.heads()?;
-    match names::alike(&who, &heads)[..] {
-        [] => Err(Problem::Unknown {
-            nearest: names::nearest(&who, &heads),
-            who,
-        }),
-        [voice] => Ok(voice.id),
-        ref several => Err(Problem::Ambiguous {
-            names: several.iter().map(|voice| voice.label()).collect(),
-            who,
-        }),
-    }
-}
-
-/// Who has this id today, without takes.
-pub(super) fn living(rows: &Rows<'_>, id: VoiceId, now: u64) -> Result<Voice, Problem> {
-    let found = match rows.resolve(id)? {
-        Some(id) => rows.head(id)?,
-        None => None,
-    };
-    match found {
-        None => Err(Problem::Unknown {
-            who: id.to_string(),
-            nearest: Vec::new(),
-        }),
-        Some(voice) if has_expired(&voice, now) => Err(Problem::Expired { who: voice.label() }),
-        Some(voice) => Ok(voice),
-    }
-}
-
-/// Whom to enrol; whether they are new; whether somebody of that name had expired and is gone now.
-fn whose(rows: &Rows<'_>, who: Who<'_>, now: u64) -> Result<(Voice, bool, bool), Problem> {
-    let name = match who {
-        Who::Known(id) => return Ok((living(rows, id, now)?, false, false)),
-        Who::Nobody => None,
-        Who::Named(name) => Some(names::normal(name)?),
-    };
-    let mut has_deleted = false;
-    if let Some(id) = name
-        .as_deref()
-        .map(|n| rows.id_of_name(n))
-        .transpose()?
-        .flatten()
-    {
-        match living(rows, id, now) {
-            Err(Problem::Expired { .. }) => {
-                // Their leave has ended: the new voice is not to be mixed with the old.
-                rows.delete(id)?;
-                count_deletion(rows)?;
-                has_deleted = true;
-            }
-            found => return Ok((found?, false, false)),
-        }
-    }
-    let voice = Voice {
-        id: rows.new_id()?,
-        number: rows.next_number()?,
-        name,
-        consent: None,
-        created: now,
-        updated: now,
-        expires: None,
-        takes: Vec::new(),
-    };
-    Ok((voice, true, has_deleted))
-}
-
-pub(super) fn check_consent(voice: &Voice, is_required: bool) -> Result<(), Problem> {
-    match &voice.consent {
-        Some(given) => consent::check(given),
-        None if is_required => Err(Problem::NoConsent { who: voice.label() }),
-        None => Ok(()),
-    }
-}
-
-/// Adds a take, and returns the one that had to go if there were too many.
-pub(super) fn add_take(
-    rows: &Rows<'_>,
-    id: VoiceId,
-    take: &Take,
-) -> Result<Option<LeftOut>, Problem> {
-    let held = rows.takes(id)?;
-    if held.len() < TAKES_MAX {
-        rows.add_take(id, take)?;
-        return Ok(None);
-    }
-    let speech_s = |take: &Take| take.quality.net_speech_s;
-    let weakest = held
-        .iter()
-        .min_by(|a, b| speech_s(&a.take).total_cmp(&speech_s(&b.take)));
-    let left_out = |take: &Take, is_new| LeftOut {
-        at: take.at,
-        net_speech_s: speech_s(take),
-        is_new,
-    };
-    match weakest {
-        Some(weakest) if speech_s(&weakest.take) < speech_s(take) => {
-            rows.delete_take(weakest.row)?;
-            rows.add_take(id, take)?;
-            Ok(Some(left_out(&weakest.take, false)))
-        }
-        _ => Ok(Some(left_out(take, true))),
-    }
-}
-
-/// What was deleted is to be purged.
-pub(super) fn count_deletion(rows: &Rows<'_>) -> Result<(), Problem> {
-    rows.conn
-        .execute("UPDATE store SET deletions = deletions + 1", [])?;
-    Ok(())
 }
 
 #[cfg(test)]

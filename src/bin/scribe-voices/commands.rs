@@ -15,7 +15,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::print::{answer, json_of, json_of_removed, json_of_take, table_of, text_of, visible};
+use crate::print::{
+    answer, count, json_of, json_of_removed, json_of_take, table_of, text_of, visible,
+};
 use crate::question::ask;
 use crate::{Common, Term, when};
 
@@ -471,14 +473,6 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut text = path.as_os_str().to_owned();
     text.push(suffix);
     text.into()
-}
-
-/// "1 voice", "2 voices".
-fn count(number: usize, thing: &str) -> String {
-    match number {
-        1 => format!("1 {thing}"),
-        number => format!("{number} {thing}s"),
-    }
 }
 
 fn now() -> u64 {

@@ -28,9 +28,7 @@ pub fn manual() -> Result<(), Failure> {
 }
 
 fn page() -> io::Result<Vec<u8>> {
-    let mut command = Arguments::command();
-    // Gives the commands their full names.
-    command.build();
+    let command = Arguments::command();
     let mut page = Vec::new();
     let man = Man::new(command.clone()).manual("scribe");
     man.render_title(&mut page)?;
@@ -39,16 +37,16 @@ fn page() -> io::Result<Vec<u8>> {
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     writeln!(page, ".SH COMMANDS")?;
-    for sub in command
-        .get_subcommands()
-        .filter(|sub| sub.get_name() != "help")
-    {
+    for sub in command.get_subcommands() {
+        let name = sub.get_name();
+        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        writeln!(page, ".SS {name}\n{about}\n.PP")?;
+        // What all have in common is not said again: it comes to a command when it is built, and this one is not.
+        let own = sub.clone().disable_help_flag(true);
+        let man = Man::new(own.bin_name(format!("scribe-voices {name}")));
         let mut part = Vec::new();
-        let man = Man::new(sub.clone());
         man.render_synopsis_section(&mut part)?;
         man.render_options_section(&mut part)?;
-        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
-        writeln!(page, ".SS {}\n{about}\n.PP", sub.get_name())?;
         // Headings of their own would end the section.
         let part = String::from_utf8_lossy(&part).into_owned();
         for line in part.lines().filter(|line| !line.starts_with(".SH")) {

@@ -21,6 +21,14 @@ pub fn answer(line: impl Display) {
     }
 }
 
+/// "1 voice", "2 voices".
+pub fn count(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
+
 /// Text from the store with everything escaped that could steer a terminal or turn the order of letters round.
 pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -78,10 +86,10 @@ pub fn text_of(voice: &Voice, former_ids: &[String]) -> String {
         format!("{}  (number {})", visible(&voice.label()), voice.number),
         format!("id        {}", voice.id),
         format!(
-            "known     {}: {:.1} s of speech in {} takes",
+            "known     {}: {:.1} s of speech in {}",
             voice.grade(),
             voice.net_speech_s(),
-            voice.takes.len()
+            count(voice.takes.len(), "take")
         ),
         format!("consent   {consent}"),
         format!("created   {}", time_text(voice.created)),
