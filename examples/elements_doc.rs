@@ -27,7 +27,7 @@ element back to NULL or READY. Text of array properties for gst-launch-1.0: `voc
 const REST: &str = "
 ## Messages
 
-On the bus as element messages, from `scribetranscriber` and `scribediarizer` while `post-messages` is on.
+On the bus as element messages, from `scribetranscriber`, `scribediarizer` and `scribeenroller` while `post-messages` is on.
 
 | name | field | type | |
 | --- | --- | --- | --- |
@@ -40,7 +40,17 @@ On the bus as element messages, from `scribetranscriber` and `scribediarizer` wh
 | `scribe/turn` | `speaker-id`, `speaker` | string | who spoke |
 | | `start`, `end` | guint64 | stream time in nanoseconds |
 | | `confidence` | gdouble | 0 to 1 |
-| `scribe/relabel` | | | who spoke was somebody else: the fields of the event of that name, with `mode=online` |
+| `scribe/relabel` | | | who spoke was somebody else, or has a name or a lasting identity now: the fields of the event of that name |
+| `scribe/enrolled` | `id`, `label` | string | a voice was learnt: `voice-…`; the name, or \"Speaker 7\" |
+| | `is-new` | gboolean | it was not in the voices before |
+| | `net-speech`, `segments` | gdouble, guint | of this recording: seconds of speech of one person alone, pieces that were looked at |
+| | `snr`, `level` | gdouble | speech over noise in dB (absent where unknown), level in dBFS |
+| | `clipping`, `agreement` | gdouble | part of the samples that are cut off; cosine of the recording's halves, absent for short ones |
+| | `telephone` | gboolean | nothing above a telephone's band |
+| | `takes`, `total-speech`, `grade` | guint, gdouble, string | of all recordings of the person: how many, seconds, `weak`, `fair` or `good` |
+| | `sounds-like` | string | somebody else who is enrolled; absent mostly |
+| | `speaker-id` | string | what the diarizer called them; in conversations |
+| `scribe/not-enrolled` | `speaker-id`, `reason` | string | a speaker of a conversation was not learnt |
 | `scribe/progress` | `percent` | gdouble | 0 to 100, -1 where the length is unknown |
 | | `position` | guint64 | stream time in nanoseconds |
 | | `text` | string | the same for people |
@@ -66,12 +76,18 @@ All are serialized and go downstream, in their place between the words.
 | GAP | | `scribetranscriber` | no text in this stretch: nobody downstream has to wait |
 | `scribe/diarization` | `mode` (string: `offline`, `online`), `latency` (guint64, ns) | `scribediarizer`, sticky | speakers will be told: with `offline` before the end of the stream |
 | `scribe/turns` | `watermark` (guint64, running time), `turns`, `exclusive` (GstArray of structures) | `scribediarizer` | who spoke; no turn that begins before the watermark is added later. Each turn: `speaker-id`, `speaker`, `start`, `end` (stream time), `running-start`, `running-end`, `confidence`; in `exclusive` one speaks at a time |
-| `scribe/relabel` | `old-id` (string); `new-id`, `name` (string), `from`, `to` (guint64, stream time) may be absent | `scribediarizer` | who spoke was somebody else |
+| `scribe/relabel` | `old-id` (string); `new-id`, `name` (string), `from`, `to` (guint64, stream time) may be absent | `scribediarizer`, `scribeenroller` | who spoke was somebody else, or has a name or a lasting identity now |
 
 `scribetranscriber` gives its words the speakers of `scribe/turns` and waits for them; `scribeenc` writes turns and heeds
-`scribe/relabel` in JSON and RTTM.
+`scribe/relabel` in JSON and RTTM. Ids of speakers are `speaker-1`, `speaker-2`, … in a recording, and `voice-` with 16
+hexadecimal digits, the same in every recording, for those who are known (`voices`).
 
 Names that begin with `rstranscribe/` are those of GStreamer's other transcribers.
+
+## Signals
+
+`scribeenroller` has the action signal `enroll`, without arguments: what was heard so far is enough; the voice is learnt now and
+the rest passes. It returns TRUE if the element has taken it; `scribe/enrolled` or an ERROR follows.
 
 ## Metas
 
@@ -107,6 +123,7 @@ pub fn markdown() -> String {
     for name in [
         "scribetranscriber",
         "scribediarizer",
+        "scribeenroller",
         "scribeenc",
         "scribebin",
     ] {
