@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::audio::SampleIndex;
 use crate::audio::speech::{Speech, SpeechParams, amplify, gain, is_silent, level};
-use crate::diarize::activity::{Activity, border_of};
+use crate::diarize::activity::{Activity, FRAME_STEP, LOCAL_SPEAKERS, border_of};
 use crate::inference::{
     CancelToken, EngineError, SegmentationScores, VAD_FRAME, VadBlock, VadProbs, VadState,
 };
@@ -48,6 +48,8 @@ pub struct Block {
     pub clean: Vec<Range<usize>>,
     /// Speech of two at once, in samples.
     pub overlapped: usize,
+    /// What others than the one who speaks most here say alone, in samples, as segmentation hears it.
+    pub others: usize,
     /// It follows on the block before.
     pub follows: bool,
 }
@@ -223,7 +225,11 @@ impl Hearing {
         let talk = talk.map(|s| within(s.start)..within(s.end));
         let talk: Vec<Range<usize>> = talk.filter(|r| !r.is_empty()).collect();
         self.speech.drop_before(SampleIndex(end));
-        let both = overlaps(&Activity::of(scores, samples.len()), samples.len());
+        let activity = Activity::of(scores, samples.len());
+        let both = overlaps(&activity, samples.len());
+        let alone: [usize; LOCAL_SPEAKERS] = std::array::from_fn(|n| activity.clean_frames(n));
+        let most = alone.iter().max().copied().unwrap_or(0);
+        let others = (alone.iter().sum::<usize>() - most) * FRAME_STEP;
         let clean = without(&talk, &both);
         let heard = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
         let overlapped = heard(&talk) - heard(&clean);
@@ -234,6 +240,7 @@ impl Hearing {
             probs,
             clean,
             overlapped,
+            others,
             follows,
         });
     }

@@ -188,6 +188,7 @@ mod tests {
             seconds: 10.0,
             net_speech_s: 6.0,
             overlapped_s: 0.0,
+            others_s: 0.0,
             snr_db: Some(25.0),
             wada_db: Some(20.0),
             level_dbfs: -25.0,

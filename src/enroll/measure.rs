@@ -54,6 +54,7 @@ pub struct Measure {
     clean: u64,
     clean_power: f64,
     overlapped: u64,
+    others: u64,
     clipped: u64,
     noise_frames: u64,
     noise_power: f64,
@@ -74,6 +75,8 @@ pub struct Measured {
     pub net_speech_s: f64,
     /// Speech of two at once, seconds.
     pub overlapped_s: f64,
+    /// Speech of others than the one who speaks most, each ten seconds for themselves, seconds.
+    pub others_s: f64,
     /// Speech over noise, dB, from pauses; `None` without speech.
     pub snr_db: Option<f64>,
     /// The same from the distribution of amplitudes (WADA-SNR, Kim and Stern, Interspeech 2008).
@@ -92,6 +95,7 @@ impl Default for Measure {
             clean: 0,
             clean_power: 0.0,
             overlapped: 0,
+            others: 0,
             clipped: 0,
             noise_frames: 0,
             noise_power: 0.0,
@@ -110,6 +114,7 @@ impl Measure {
     pub fn block(&mut self, block: &Block) {
         self.samples += block.samples.len() as u64;
         self.overlapped += block.overlapped as u64;
+        self.others += block.others as u64;
         for range in &block.clean {
             let speech = &block.samples[range.clone()];
             self.clean += speech.len() as u64;
@@ -155,6 +160,7 @@ impl Measure {
             seconds: self.samples as f64 / 16_000.0,
             net_speech_s: self.clean as f64 / 16_000.0,
             overlapped_s: self.overlapped as f64 / 16_000.0,
+            others_s: self.others as f64 / 16_000.0,
             snr_db: has_speech.then(|| decibels(ratio).min(100.0)),
             wada_db: (has_speech && self.wada_count > 0).then(|| {
                 let mean = self.wada_sum / self.wada_count as f64;
@@ -250,6 +256,7 @@ mod tests {
             samples: samples.into(),
             probs,
             overlapped: 0,
+            others: 0,
             follows: false,
         }
     }
@@ -330,6 +337,7 @@ mod tests {
             probs: vec![0.0; 4],
             clean: vec![],
             overlapped: 0,
+            others: 0,
             follows: false,
         });
 
