@@ -112,6 +112,12 @@ pub enum Problem {
     /// No room on the disk.
     #[error("the disk is full, and the store is as it was before: free some space and try again")]
     Full,
+    /// Reading or writing went wrong.
+    #[error(
+        "the disk did not read or write ({0}), and the store is as it was before: look at the disk, and at the limit of this \
+         process for the size of files (ulimit -f)"
+    )]
+    Disk(String),
     /// The system refuses.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -255,6 +261,7 @@ impl From<rusqlite::Error> for Problem {
                 C::SystemIoFailure if code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => {
                     Self::Full
                 }
+                C::SystemIoFailure => Self::Disk(format!("SQLite's code {}", code.extended_code)),
                 C::CannotOpen => Self::NoCompanions,
                 C::NotADatabase => Self::Foreign("it is no SQLite file"),
                 C::DatabaseCorrupt => Self::Damaged(text.clone().unwrap_or_default()),
