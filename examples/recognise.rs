@@ -4,6 +4,7 @@
 //! ```sh
 //! recognise trials voices.tsv >trials.jsonl           # SPEAKER, RECORDING, FILE.f32: one recording a line
 //! recognise files enrolled.tsv talk.f32 >talk.jsonl   # SPEAKER, RECORDING, FILE.f32 of those who are enrolled; recordings
+//! recognise two voices.tsv >two.jsonl                 # takes of one person and of two, by the check of enrolment
 //! recognise speed
 //! ```
 //!
@@ -47,6 +48,8 @@ const PIECE_HOP: usize = PIECE / 2;
 const ENROLLED: [usize; 3] = [3, 10, 30];
 /// Seconds of speech that are tried.
 const TRIED: [usize; 5] = [1, 2, 3, 5, 10];
+/// Seconds of speech of a take that is looked at for a second voice.
+const TAKEN: [usize; 4] = [8, 15, 30, 60];
 /// Recordings of a speaker who is enrolled at least.
 const RECORDINGS_LEAST: usize = 4;
 /// Other choices of the enrolled recordings.
@@ -81,6 +84,11 @@ enum What {
         /// Recordings.
         files: Vec<PathBuf>,
     },
+    /// Takes of one person and of two, by the check of enrolment.
+    Two {
+        /// SPEAKER, RECORDING, FILE of one recording a line.
+        list: PathBuf,
+    },
     /// How long it takes to find a voice among 10,000.
     Speed,
 }
@@ -103,6 +111,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     match &options.what {
         What::Trials { list } => trials(&mut ear, &read_list(list)?),
         What::Files { list, files } => recordings(&mut ear, &read_list(list)?, files),
+        What::Two { list } => two(&mut ear, &read_list(list)?),
         What::Speed => Ok(()),
     }
 }
@@ -460,7 +469,7 @@ fn recordings(ear: &mut Ear, list: &[Listed], files: &[PathBuf]) -> Result<(), F
             let told = decisions.iter().map(|d| {
                 json!({
                     "named": d.id().map(|id| names[id.0 as usize]),
-                    "why": d.to_string(), "verdict": format!("{:?}", d.verdict),
+                    "why": with_names(&d.to_string(), &names), "verdict": format!("{:?}", d.verdict),
                     "best": d.best.map(|b| json!([names[b.id.0 as usize], b.score])), "bound": d.bound,
                 })
             });
@@ -486,6 +495,14 @@ fn recordings(ear: &mut Ear, list: &[Listed], files: &[PathBuf]) -> Result<(), F
     Ok(())
 }
 
+/// Names for ids.
+fn with_names(text: &str, names: &[&str]) -> String {
+    let all = names.iter().enumerate();
+    all.fold(text.to_owned(), |text, (n, name)| {
+        text.replace(&VoiceId(n as u64).to_string(), name)
+    })
+}
+
 fn diarize(ear: &Ear, samples: &[f32]) -> Result<Diarization, Failure> {
     let request = (
         Request::<Segmentation>(segmentation_spec("")?),
@@ -509,6 +526,66 @@ fn diarize(ear: &Ear, samples: &[f32]) -> Result<Diarization, Failure> {
             at_once: 3,
         },
     }))
+}
+
+/// Takes of each speaker alone, all of it too, and of a speaker with some of another behind.
+fn two(ear: &mut Ear, list: &[Listed]) -> Result<(), Failure> {
+    let said = all_said(ear, list)?;
+    let said: Vec<(&String, Vec<f32>)> = said.iter().map(|(who, r)| (who, r.concat())).collect();
+    for (who, speech) in &said {
+        for seconds in TAKEN {
+            let length = seconds * SECOND;
+            let count = (speech.len() / length).min(4);
+            for n in 0..count {
+                let at = (speech.len() - length) * n / (count - 1).max(1);
+                tell_two(ear, [who, ""], seconds, 0.0, &speech[at..at + length])?;
+            }
+        }
+        if speech.len() >= TAKEN[0] * SECOND {
+            tell_two(ear, [who, ""], speech.len() / SECOND, 0.0, speech)?;
+        }
+    }
+    let long: Vec<&(&String, Vec<f32>)> =
+        said.iter().filter(|s| s.1.len() >= 45 * SECOND).collect();
+    for (n, (who, speech)) in long.iter().enumerate() {
+        for step in [1, 4, 7] {
+            let (other, theirs) = long[(n + step) % long.len()];
+            for seconds in TAKEN {
+                for part in [0.2, 0.35, 0.5] {
+                    let behind = (part * (seconds * SECOND) as f64) as usize;
+                    let before = seconds * SECOND - behind;
+                    if speech.len() < before || theirs.len() < behind {
+                        continue;
+                    }
+                    let take = [&speech[..before], &theirs[..behind]].concat();
+                    tell_two(ear, [who, other], seconds, part, &take)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell_two(
+    ear: &mut Ear,
+    speakers: [&str; 2],
+    seconds: usize,
+    part: f64,
+    take: &[f32],
+) -> Result<(), Failure> {
+    let vectors = ear.vectors(&pieces(take))?;
+    let hop = PIECE_HOP as f64 / SECOND as f64;
+    let found = print::two_voices(&vectors, hop, &ear.thresholds);
+    let agreement = print::take(key(&vectors), &vectors, Quality::default(), 0);
+    println!(
+        "{}",
+        json!({
+            "speakers": speakers, "seconds": seconds, "part": part,
+            "two": found.map(|f| json!([f.part, f.likeness])),
+            "agreement": agreement.and_then(|t| t.quality.agreement),
+        })
+    );
+    Ok(())
 }
 
 /// 10,000 people of nine vectors, on one thread.

@@ -8,7 +8,7 @@
 #   scripts/bench.sh --few N [PART]...        a trial on N files of each kind; nothing is kept
 #   scripts/bench.sh report                   docs/benchmarks.md from the newest figures of each part
 #
-# The diarizer's part is scripts/bench-diarize.sh, which the whole run ends with.
+# The parts of speakers are scripts/bench-diarize.sh and scripts/bench-voices.sh, which the whole run ends with.
 #
 # Recordings: the folder SCRIBE_DATA (default ../shared/data). Without, the few in tests/data serve.
 # Peers and outputs go to target/bench; what other systems said is kept there until --fresh.
@@ -84,7 +84,7 @@ GGML_NATIVE=ON cargo build --quiet --release --locked --manifest-path scripts/be
     --target-dir "$work/gst-whisper" || die "gst-plugin-whisper 0.15.2 could not be built" "the lines above say why"
 
 "$python" -B scripts/bench/bench.py "$@"
-[ "$#" -gt 0 ] || scripts/bench-diarize.sh
+[ "$#" -gt 0 ] || { scripts/bench-diarize.sh && scripts/bench-voices.sh; }
 case " $* " in
     *' --few '*) ;;
     *) exec "$python" -B scripts/bench/report.py ;;

@@ -13,6 +13,7 @@ PARTS = (
     ("nonspeech", "Sounds without speech", ""),
     ("memory", "Memory", ""),
     ("diarize", "Who spoke when", ""),
+    ("voices", "Voices", ""),
 )
 
 HEAD = """# Benchmarks

@@ -145,3 +145,39 @@ fn thresholds(entry: &Entry) -> Result<VoiceThresholds, EngineError> {
         least_seconds: number("cluster_least_s", 3600.0)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::manifest::Manifest;
+
+    #[test]
+    fn every_embedding_model_of_the_manifest_can_diarize_and_name() {
+        let manifest = Manifest::load(None).unwrap();
+        let entries = manifest.entries().iter();
+        let entries: Vec<&Entry> = entries.filter(|e| e.task == Task::Embedding).collect();
+
+        assert!(entries.len() >= 3);
+        for entry in entries {
+            assert!(thresholds(entry).is_ok(), "{}", entry.id);
+            let names = matching::Thresholds::read(|name| entry.threshold(name)).unwrap();
+            assert!(names.stranger < names.accept, "{}", entry.id);
+            assert!(names.accept < names.strong, "{}", entry.id);
+            assert!(names.two < names.same, "{}", entry.id);
+        }
+    }
+
+    #[test]
+    fn a_model_that_cannot_name_says_which_and_why() {
+        let mut model = voice_model("fake:any").unwrap();
+        assert!(model.matching().is_ok());
+
+        model.known_again = matching::Thresholds::read(|_| None);
+
+        let text = model.matching().unwrap_err().to_string();
+        assert!(
+            text.contains("any") && text.contains("voice_accept"),
+            "{text}"
+        );
+    }
+}

@@ -16,14 +16,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::Array2;
 
 use super::{ModelKey, Take, Voice, VoiceId};
 
 /// Takes of a person that are compared, the newest: bounds memory.
 const TAKES_MOST: usize = 8;
-/// Vectors of a store that are multiplied at once: with 256 values each, 1 MB.
-const BLOCK_ROWS: usize = 1024;
 /// People that an ambiguous answer names at most.
 const AMBIGUOUS_MOST: usize = 5;
 /// By how much of the runner-up's lead over a stranger the bound rises.
@@ -203,7 +201,9 @@ pub struct Probe<'a> {
 #[derive(Clone, Debug)]
 pub struct Gallery {
     thresholds: Thresholds,
-    rows: Array2<f32>,
+    dimension: usize,
+    /// One after the other.
+    rows: Vec<f32>,
     /// For each row the person, as an index of `people`; rising.
     owners: Vec<u32>,
     /// For each row what its cosines reach.
@@ -218,13 +218,13 @@ impl Gallery {
     pub fn new(voices: &[Voice], model: &ModelKey, thresholds: Thresholds, now: u64) -> Self {
         let mut gallery = Self {
             thresholds,
-            rows: Array2::zeros((0, model.dimension)),
+            dimension: model.dimension.max(1),
+            rows: Vec::new(),
             owners: Vec::new(),
             reaches: Vec::new(),
             people: Vec::new(),
             other_models: 0,
         };
-        let mut values: Vec<f32> = Vec::new();
         for voice in voices {
             if voice.expires.is_some_and(|at| at <= now) {
                 continue;
@@ -238,7 +238,7 @@ impl Gallery {
             let owner = gallery.people.len() as u32;
             gallery.people.push(voice.id);
             let mut row = |vector: &[f32], seconds: f64| {
-                values.extend_from_slice(vector);
+                gallery.rows.extend_from_slice(vector);
                 gallery.owners.push(owner);
                 gallery.reaches.push(thresholds.reach(seconds));
             };
@@ -250,9 +250,6 @@ impl Gallery {
                 row(&all, seconds);
             }
         }
-        // As many values as rows have: anything else was left out above.
-        let shape = (gallery.owners.len(), model.dimension);
-        gallery.rows = Array2::from_shape_vec(shape, values).unwrap_or_default();
         gallery
     }
 
@@ -393,21 +390,14 @@ impl Gallery {
     /// People down, voices across.
     fn likeness(&self, probes: &[Probe<'_>]) -> Array2<f32> {
         let mut out = Array2::from_elem((self.people.len(), probes.len()), f32::NEG_INFINITY);
-        let columns = matrix(probes, self.rows.ncols());
-        let reaches: Vec<f32> = probes
-            .iter()
-            .map(|p| self.thresholds.reach(p.seconds))
-            .collect();
-        for first in (0..self.owners.len()).step_by(BLOCK_ROWS) {
-            let until = (first + BLOCK_ROWS).min(self.owners.len());
-            let block: ArrayView2<'_, f32> = self.rows.slice(s![first..until, ..]);
-            let cosines = block.dot(&columns.t());
-            for (n, row) in (first..until).zip(cosines.rows()) {
-                let own = out.row_mut(self.owners[n] as usize);
-                let scores = row.iter().zip(&reaches);
-                for (most, (cosine, reach)) in own.into_iter().zip(scores) {
-                    *most = most.max(cosine / (reach * self.reaches[n]));
-                }
+        let reach = |p: &Probe<'_>| self.thresholds.reach(p.seconds);
+        let reaches: Vec<f32> = probes.iter().map(reach).collect();
+        // Each row is fetched once for all voices: it is memory that takes the time.
+        for (n, row) in self.rows.chunks_exact(self.dimension).enumerate() {
+            let mut own = out.row_mut(self.owners[n] as usize);
+            for (m, probe) in probes.iter().enumerate() {
+                let likeness = dot(row, probe.vector) / (reaches[m] * self.reaches[n]);
+                own[m] = own[m].max(likeness);
             }
         }
         out
@@ -415,11 +405,10 @@ impl Gallery {
 
     /// Which voices of a recording may be one person's.
     fn same(&self, probes: &[Probe<'_>]) -> Array2<bool> {
-        let all = matrix(probes, self.rows.ncols());
-        let cosines = all.dot(&all.t());
         Array2::from_shape_fn((probes.len(), probes.len()), |(a, b)| {
+            let cosine = dot(probes[a].vector, probes[b].vector);
             let seconds = [a, b].map(|n| probes[n].seconds);
-            self.thresholds.likeness(cosines[[a, b]], seconds) >= self.thresholds.same
+            self.thresholds.likeness(cosine, seconds) >= self.thresholds.same
         })
     }
 }
@@ -462,17 +451,23 @@ fn together(takes: &[&Take]) -> (Vec<f32>, f64) {
     (sum, seconds)
 }
 
-/// The vectors as rows; one of another length than `width`, which no model gives, as zeros: it is like nobody.
-fn matrix(probes: &[Probe<'_>], width: usize) -> Array2<f32> {
-    let mut out = Array2::zeros((probes.len(), width));
-    for (mut row, probe) in out.rows_mut().into_iter().zip(probes) {
-        if probe.vector.len() == width {
-            row.iter_mut()
-                .zip(probe.vector)
-                .for_each(|(to, from)| *to = *from);
+/// Cosine of vectors of length 1. One of another length, which no model gives, is like nobody. In lanes, which the compiler
+/// makes vector instructions of: it may not reorder a plain sum.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    if a.len() != b.len() {
+        return 0.0;
+    }
+    let (whole_a, rest_a) = a.as_chunks::<LANES>();
+    let (whole_b, rest_b) = b.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for (x, y) in whole_a.iter().zip(whole_b) {
+        for n in 0..LANES {
+            sums[n] += x[n] * y[n];
         }
     }
-    out
+    let rest: f32 = rest_a.iter().zip(rest_b).map(|(x, y)| x * y).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
 /// A speaker of a live stream as known so far.
