@@ -64,6 +64,7 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     gst::init().map_err(|e| e.to_string())?;
     gstscribe::plugin_register_static().map_err(|e| e.to_string())?;
     let properties = options.properties()?;
+    options.look_at_voices()?;
     let plan = plan::plan(options)?;
 
     let began = Instant::now();

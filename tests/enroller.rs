@@ -339,6 +339,18 @@ fn another_models_voices_are_an_error_with_both_names_and_the_remedy() {
 }
 
 #[test]
+fn a_folder_that_is_not_there_is_told_before_anything_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let element = named("no folder", &folder.path().join("nowhere"));
+    let rig = Rig::of(element, false);
+
+    let error = rig.error();
+
+    assert!(error.matches(gst::ResourceError::NotFound), "{error}");
+    assert!(error.to_string().contains("there is no folder"), "{error}");
+}
+
+#[test]
 fn a_recording_that_is_too_long_passes_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let element = named("long", folder.path());
@@ -754,6 +766,7 @@ fn a_model_that_is_fallen_back_to_names_nobody_and_says_so() {
 
     let out = rig.finish();
 
+    assert_eq!(order(&out)[..2], ["stream-start", "caps"]);
     assert!(spoke(&out).iter().all(|s| s.0.starts_with("speaker-")));
     let told = structures(&rig, messages::DEGRADED);
     let names = told.iter().find(|s| s.get::<&str>("what") == Ok("names")).unwrap();
@@ -810,6 +823,10 @@ fn demo() -> Vec<f32> {
 
 /// Writes the utterances of `voice` whose numbers (from 0) are wanted to a WAV file, with a little of what is around them.
 fn utterances(folder: &Path, file: &str, voice: &str, wanted: std::ops::Range<usize>) {
+    write_wav(&folder.join(file), &spoken_by(voice, wanted));
+}
+
+fn spoken_by(voice: &str, wanted: std::ops::Range<usize>) -> Vec<f32> {
     let reference = std::fs::read_to_string(repository("tests/data/demo.ref.tsv")).unwrap();
     let all = demo();
     let own = reference.lines().filter_map(|line| {
@@ -822,6 +839,10 @@ fn utterances(folder: &Path, file: &str, voice: &str, wanted: std::ops::Range<us
         let at = |s: f64| ((s * 16_000.0) as usize).min(all.len());
         samples.extend_from_slice(&all[at(start - 0.2)..at(end + 0.2)]);
     }
+    samples
+}
+
+fn write_wav(path: &Path, samples: &[f32]) {
     let mut bytes = Vec::new();
     let data = samples.len() as u32 * 2;
     bytes.extend(b"RIFF");
@@ -837,7 +858,17 @@ fn utterances(folder: &Path, file: &str, voice: &str, wanted: std::ops::Range<us
     bytes.extend(b"data");
     bytes.extend(data.to_le_bytes());
     bytes.extend(samples.iter().flat_map(|s| ((s * 32_767.0) as i16).to_le_bytes()));
-    std::fs::write(folder.join(file), bytes).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// White noise of this root mean square.
+fn noise(samples: usize, level: f32) -> Vec<f32> {
+    let mut state = 9_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..samples).map(|_| next() * level * 3_f32.sqrt()).collect()
 }
 
 fn enrols(file: &str, name: &str) -> String {
@@ -901,7 +932,19 @@ fn gst_launch_ends_with_an_error_where_a_recording_is_not_good_enough() {
     )
     .unwrap();
 
+    // Speech at the level of the noise, with a second of it before and after.
+    let mut noisy = vec![0.0; 16_000];
+    noisy.extend(spoken_by("reader", 0..3));
+    noisy.extend(vec![0.0; 16_000]);
+    let level = (noisy.iter().map(|s| s * s).sum::<f32>() / noisy.len() as f32).sqrt();
+    let hiss = noise(noisy.len(), level);
+    for (sample, noise) in noisy.iter_mut().zip(hiss) {
+        *sample = (*sample + noise) * 0.5;
+    }
+    write_wav(&path.join("noisy.wav"), &noisy);
+
     for (file, said) in [
+        ("noisy.wav", "too much noise"),
         ("cards.wav", "too little speech"),
         ("demo.opus", "two people speak"),
         ("noise.flac", "too little speech"),

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use common::{eventually, init, plugin, repository, runs, there};
 use gst::prelude::*;
+use gstscribe::voices::{OpenOptions, Store};
 
 const SAID: [&str; 8] = [
     "He", "might", "even", "have", "been", "made", "amiable", "himself",
@@ -387,6 +388,27 @@ fn batch_tells_who_speaks() {
         written.contains("<v Speaker 1>") && written.contains("<v Speaker 3>"),
         "{written}"
     );
+    // The same people by name.
+    let learnt = Command::new(repository("pipelines/learn_speakers.sh"))
+        .args(["talk.opus", "voices.db", "talk.json"])
+        .current_dir(path)
+        .env("GST_PLUGIN_PATH", repository("target/release"))
+        .status()
+        .unwrap();
+    assert!(learnt.success());
+    let mut store = Store::open(&path.join("voices.db"), &OpenOptions::default()).unwrap();
+    let first = store.find("Speaker 1").unwrap().id;
+    store.rename(first, "Jane").unwrap();
+    drop(store);
+
+    let (code, printed) = run_batch(
+        path,
+        &["--voices", "voices.db", "--out", "named", "talk.opus"],
+    );
+
+    assert_eq!(code, Some(0), "{printed}");
+    let written = std::fs::read_to_string(path.join("named/talk.vtt")).unwrap();
+    assert!(written.contains("<v Jane>And"), "{written}");
 }
 
 #[test]
@@ -402,11 +424,12 @@ fn wrong_use_of_batch_is_told_before_any_file_is_begun() {
     )
     .unwrap();
     std::fs::create_dir(path.join("empty")).unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&[], "required"),
         (&["empty"], "no recordings"),
         (&["--format", "doc", "talk.flac"], "choose vtt"),
         (&["--jobs", "0", "talk.flac"], "--jobs"),
+        (&["--voices", "none.db", "talk.flac"], "enrol someone first"),
         (&["--memory-limit", "much", "talk.flac"], "12G"),
         (&["--property", "beam-size", "talk.flac"], "NAME=VALUE"),
         (&["--property", "beams=4", "talk.flac"], "no property beams"),

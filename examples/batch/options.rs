@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use gst::glib;
 use gst::prelude::*;
+use gstscribe::diarize::names::Voices;
 use gstscribe::transcript::formats::Format;
 
 use gstscribe::registry::limit::MemoryLimit;
@@ -63,6 +64,19 @@ impl Options {
     /// Whether it is to be told who speaks.
     pub fn tells_speakers(&self) -> bool {
         self.speakers || self.voices.is_some()
+    }
+
+    /// Whether the voices can be used: told before any file is begun.
+    pub fn look_at_voices(&self) -> Result<(), String> {
+        match &self.voices {
+            Some(path) if path.to_str().is_none() => {
+                Err(format!("--voices {}: the name is no UTF-8", path.display()))
+            }
+            Some(path) => Voices::open(path, None)
+                .map(drop)
+                .map_err(|e| e.to_string()),
+            None => Ok(()),
+        }
     }
 
     /// Properties of the transcriber, tried on one: a wrong one is told before any file is begun.

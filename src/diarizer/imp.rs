@@ -143,8 +143,11 @@ impl Diarizer {
         self.turnspad().is_some_and(|pad| pad.is_linked())
     }
 
-    /// Pushes what the worker has left for downstream.
+    /// Pushes what the worker has left for downstream, where the stream has begun.
     fn push_events(&self) {
+        if !self.state().announced {
+            return;
+        }
         for event in self.outbox.take() {
             self.srcpad.push_event(event);
         }

@@ -58,6 +58,14 @@ pub enum KeepError {
     /// The file.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// It is to be made, and there is no place for it.
+    #[error("{} cannot be made: there is no folder {}. Make it first", path.display(), folder.display())]
+    NoFolder {
+        /// The file.
+        path: PathBuf,
+        /// What is not there.
+        folder: PathBuf,
+    },
     /// Its key.
     #[error("{0}")]
     Key(#[from] KeyError),
@@ -107,6 +115,7 @@ impl Keeper {
         let store = if must_exist || is_there(&options.voices) {
             Some(open(&options, false)?)
         } else {
+            has_folder(&options.voices)?;
             None
         };
         let known = store.as_ref().map(Store::model).transpose()?.flatten();
@@ -343,6 +352,21 @@ fn relabel(old: &str, new: VoiceId, label: &str) -> Relabel {
 fn is_there(path: &Path) -> bool {
     // What cannot be looked at is told when it is opened.
     path.try_exists().unwrap_or(true) || path.is_symlink()
+}
+
+/// Known now and not when the voice is to be kept.
+fn has_folder(path: &Path) -> Result<(), KeepError> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(KeepError::NoFolder {
+            path: path.to_owned(),
+            folder: folder.to_owned(),
+        }),
+    }
 }
 
 fn open(options: &KeepOptions, create: bool) -> Result<Store, KeepError> {

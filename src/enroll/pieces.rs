@@ -165,16 +165,17 @@ mod tests {
 
     #[test]
     fn the_recording_of_the_accident_has_1808_pieces_of_which_500_are_spread_over_it() {
-        let pieces = pieces(2714.877, 500);
+        let all = pieces(2714.877, 500);
 
-        assert_eq!(pieces.count(), 1808);
-        assert!(pieces.kept.len() <= 1001);
-        let starts = starts(pieces.finish());
+        assert_eq!(all.count(), 1808);
+        assert!(all.kept.len() <= 1001);
+        let starts = starts(all.finish());
         assert_eq!(starts.len(), 500);
         assert_eq!(starts[0], 0.0);
         assert!(starts[499] > 2700.0, "{}", starts[499]);
         let widest = starts.windows(2).map(|w| w[1] - w[0]).fold(0.0, f32::max);
         assert!(widest <= 9.0 + 0.1, "{widest}");
+        assert_eq!(pieces(2714.877, 250).finish().len(), 250);
     }
 
     #[test]

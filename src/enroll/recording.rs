@@ -91,6 +91,13 @@ impl Recording {
         }
     }
 
+    /// No more sound follows: waits until all of it is heard.
+    pub fn end(&mut self) -> Result<(), EngineError> {
+        self.hearing.finish()?;
+        self.take();
+        Ok(())
+    }
+
     /// What was measured so far.
     pub fn measured(&self) -> Measured {
         self.measure.measured()
@@ -105,8 +112,7 @@ impl Recording {
         cancel: &CancelToken,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Enrolment, EnrollError> {
-        self.hearing.finish()?;
-        self.take();
+        self.end()?;
         let measured = self.measure.measured();
         self.limits.sound(&measured)?;
         let least = model.input.min_samples.max(1);

@@ -108,6 +108,9 @@ impl From<KeepError> for Stop {
             KeepError::Engine(error) => error.into(),
             KeepError::Refused(why) => Self::Error(refusal(&why)),
             KeepError::Store(error) => Self::Error(store_error(&error)),
+            KeepError::NoFolder { .. } => {
+                Self::Error(gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))
+            }
             KeepError::Key(error) => {
                 Self::Error(gst::error_msg!(gst::ResourceError::Settings, ("{error}")))
             }
@@ -530,12 +533,13 @@ impl Worker {
         &self,
         element: &super::Enroller,
         stream: &Stream,
-        recording: Recording,
+        mut recording: Recording,
         loaded: &mut Loaded,
     ) -> Result<(), Stop> {
         let memory = self.registry.memory();
         let memory = memory.into_iter().find(|m| m.device == DeviceId::Cpu);
         let position = stream.timeline.stream_ns(stream.end).0;
+        recording.end()?;
         gst::debug!(CAT, obj = element, "{:?}", recording.measured());
         let enrolment = recording.finish(
             &loaded.embedding,
