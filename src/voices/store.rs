@@ -42,7 +42,7 @@ pub struct Enrolled {
     pub net_speech_s: f64,
     /// By that.
     pub grade: Grade,
-    /// The take that had to go, when there were [`TAKES_MAX`].
+    /// The take that had to go, when there were [`TAKES_MAX`](super::TAKES_MAX).
     pub left_out: Option<LeftOut>,
 }
 
