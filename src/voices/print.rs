@@ -185,7 +185,13 @@ mod tests {
 
     /// Pieces around the first axis, a little apart.
     fn pieces(count: usize) -> Vec<Vec<f32>> {
-        let at = |n: usize| unit([1.0, 0.02 * n as f32, if n % 2 == 0 { 0.05 } else { -0.05 }]);
+        let at = |n: usize| {
+            unit([
+                1.0,
+                0.02 * n as f32,
+                if n.is_multiple_of(2) { 0.05 } else { -0.05 },
+            ])
+        };
         (0..count).map(at).collect()
     }
 
