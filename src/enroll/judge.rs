@@ -4,8 +4,13 @@
 use thiserror::Error;
 
 use super::measure::Measured;
+use crate::diarize::cluster::{self, Clustering};
 use crate::diarize::voice::VoiceModel;
 use crate::voices::print::two_voices;
+
+/// A second voice has so many pieces at least, and so many seconds: of fewer it is one person in another tone.
+const SECOND_LEAST: usize = 4;
+const SECOND_LEAST_S: f64 = 6.0;
 
 /// What is asked of a recording.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +21,10 @@ pub struct Limits {
     pub min_snr_db: f64,
     /// Most of the speech's samples that may be cut off, 0 to 1.
     pub max_clipping: f64,
+    /// Most of the speech that may be of others, 0 to 1, and the seconds from which on that counts.
+    pub max_others: f64,
+    /// See above.
+    pub others_from_s: f64,
     /// Least cosine of the mean vectors of odd and even pieces.
     pub min_agreement: f64,
 }
@@ -26,6 +35,8 @@ impl Default for Limits {
             min_speech_s: 2.0,
             min_snr_db: 5.0,
             max_clipping: 0.02,
+            max_others: 0.15,
+            others_from_s: 1.5,
             min_agreement: 0.5,
         }
     }
@@ -86,6 +97,18 @@ pub enum Refusal {
         /// Least of one person.
         limit: f64,
     },
+    /// Several people, within seconds of each other.
+    #[error(
+        "several people speak: {percent:.0} % of the speech is of others than the one who speaks most, or of two at once, and \
+         {limit_percent:.0} % is the most. Enrol from a recording of one person, or put scribediarizer before scribeenroller \
+         and use policy=unknown"
+    )]
+    Others {
+        /// Their share.
+        percent: f64,
+        /// At most.
+        limit_percent: f64,
+    },
     /// Its halves are not alike.
     #[error(
         "the recording is not one voice throughout: its odd and even pieces are {agreement:.2} alike, and {limit:.2} are \
@@ -121,7 +144,21 @@ fn overlapped(seconds: f64) -> String {
 }
 
 impl Limits {
-    /// What can be said before any vector is made.
+    /// What can be said of one person's recording before any vector is made.
+    pub fn recording(&self, measured: &Measured) -> Result<(), Refusal> {
+        self.sound(measured)?;
+        let others = measured.others_s + measured.overlapped_s;
+        let part = others / (measured.net_speech_s + measured.overlapped_s).max(0.1);
+        if others >= self.others_from_s && part > self.max_others {
+            return Err(Refusal::Others {
+                percent: part * 100.0,
+                limit_percent: self.max_others * 100.0,
+            });
+        }
+        Ok(())
+    }
+
+    /// What can be said of somebody's speech before any vector is made.
     pub fn sound(&self, measured: &Measured) -> Result<(), Refusal> {
         if measured.net_speech_s < self.min_speech_s {
             return Err(Refusal::TooLittleSpeech {
@@ -154,6 +191,13 @@ impl Limits {
         hop_s: f64,
         model: &VoiceModel,
     ) -> Result<(), Refusal> {
+        let second = second_voice(vectors, hop_s, model);
+        if second > self.max_others {
+            return Err(Refusal::Others {
+                percent: second * 100.0,
+                limit_percent: self.max_others * 100.0,
+            });
+        }
         let Ok(how) = model.matching() else {
             return Ok(());
         };
@@ -177,6 +221,32 @@ impl Limits {
             _ => Ok(()),
         }
     }
+}
+
+/// Part of the pieces that is not of the first voice, where the diarizer would hear a second one, 0 to 1.
+fn second_voice(vectors: &[Vec<f32>], hop_s: f64, model: &VoiceModel) -> f64 {
+    let all: Vec<&[f32]> = vectors.iter().map(Vec::as_slice).collect();
+    let least = (SECOND_LEAST_S / hop_s.max(0.1)).ceil() as usize;
+    let how = Clustering {
+        link: model.thresholds.link,
+        merge: model.thresholds.merge,
+        least: least.max(SECOND_LEAST),
+        min: 1,
+        max: 8,
+    };
+    let people = cluster::people(&all, &how);
+    let mut sizes = vec![0_usize; people.len()];
+    for vector in &all {
+        if let Some((place, _)) = cluster::nearest(&people, vector) {
+            sizes[place] += 1;
+        }
+    }
+    let most = sizes.iter().copied().max().unwrap_or(0);
+    let second = all.len() - most;
+    if second < how.least {
+        return 0.0;
+    }
+    second as f64 / all.len().max(1) as f64
 }
 
 #[cfg(test)]

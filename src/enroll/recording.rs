@@ -114,7 +114,7 @@ impl Recording {
     ) -> Result<Enrolment, EnrollError> {
         self.end()?;
         let measured = self.measure.measured();
-        self.limits.sound(&measured)?;
+        self.limits.recording(&measured)?;
         let least = model.input.min_samples.max(1);
         let segments: Vec<Arc<[f32]>> = self.pieces.finish();
         let segments = segments.into_iter().filter(|s| s.len() >= least);
