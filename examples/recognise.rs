@@ -24,26 +24,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use gstscribe::audio::SampleIndex;
-use gstscribe::audio::speech::{Speech, SpeechParams};
 use gstscribe::diarize::models::segmentation_spec;
 use gstscribe::diarize::offline::{Diarization, Offline, OfflineOptions};
 use gstscribe::diarize::reconstruct::Cutting;
 use gstscribe::diarize::voice::{VoiceModel, voice_model};
-use gstscribe::enroll;
-use gstscribe::inference::{CancelToken, VAD_FRAME, VadBlock, VadState};
-use gstscribe::registry::{
-    Class, Embedding, Lease, Registry, Request, Segmentation, VoiceActivity,
-};
+use gstscribe::enroll::hearing::Hearing;
+use gstscribe::enroll::judge::Limits;
+use gstscribe::enroll::pieces::Pieces;
+use gstscribe::enroll::{self, EnrollOptions};
+use gstscribe::inference::CancelToken;
+use gstscribe::registry::{Embedding, Lease, Registry, Request, Segmentation, VoiceActivity};
 use gstscribe::transcribe::file::vad_spec;
 use gstscribe::voices::matching::{Gallery, Probe, Thresholds};
 use gstscribe::voices::{ModelKey, Quality, Take, Voice, VoiceId, print};
 use serde_json::{Value, json};
 
 const SECOND: usize = 16_000;
-/// Pieces of an enrolment, and from the start of one to that of the next.
-const PIECE: usize = 3 * SECOND;
-const PIECE_HOP: usize = PIECE / 2;
+/// A pause of this parts speech, milliseconds: as in an enrolment.
+const MIN_SILENCE_MS: u32 = 100;
 /// Seconds of speech that are enrolled.
 const ENROLLED: [usize; 3] = [3, 10, 30];
 /// Seconds of speech that are tried.
@@ -148,7 +146,8 @@ fn read(file: &Path) -> Result<Vec<f32>, Failure> {
 struct Ear {
     registry: Registry,
     cancel: CancelToken,
-    vad: Lease<VoiceActivity>,
+    vad: Arc<Lease<VoiceActivity>>,
+    segmentation: Arc<Lease<Segmentation>>,
     embedding: Lease<Embedding>,
     voice: VoiceModel,
     thresholds: Thresholds,
@@ -161,56 +160,42 @@ impl Ear {
         let voice = voice_model(&options.embedding)?;
         let request = (
             Request::<VoiceActivity>(vad_spec("")?),
+            Request::<Segmentation>(segmentation_spec("")?),
             Request::<Embedding>(voice.spec.clone()),
         );
-        let (vad, embedding) = registry.acquire(request, &cancel)?;
+        let (vad, segmentation, embedding) = registry.acquire(request, &cancel)?;
         let thresholds = voice.matching()?;
         Ok(Self {
             registry,
             cancel,
-            vad,
+            vad: Arc::new(vad),
+            segmentation: Arc::new(segmentation),
             embedding,
             voice,
             thresholds,
         })
     }
 
-    /// What is said in a recording, end to end.
+    /// What one person says alone in a recording, end to end, as enrolment hears it.
     fn speech(&self, samples: &[f32]) -> Result<Vec<f32>, Failure> {
-        let params = SpeechParams {
-            pad_ms: 0,
-            ..SpeechParams::default()
-        };
-        let mut speech = Speech::new(SampleIndex(0), params);
-        let mut state = VadState::default();
-        for block in samples.chunks(32 * VAD_FRAME) {
-            let mut samples = block.to_vec();
-            samples.resize(block.len().div_ceil(VAD_FRAME) * VAD_FRAME, 0.0);
-            let mut ticket = self
-                .vad
-                .submit(VadBlock { samples, state }, (), Class::File, None);
-            let answer = loop {
-                if let Some(answer) = ticket.wait(Duration::from_secs(1)) {
-                    break answer?;
-                }
-            };
-            speech.push(&answer.probs);
-            state = answer.state;
-        }
+        let (vad, segmentation) = (Arc::clone(&self.vad), Arc::clone(&self.segmentation));
+        let mut hearing = Hearing::new(vad, segmentation, MIN_SILENCE_MS, self.cancel.clone());
+        hearing.push(0, samples)?;
+        hearing.finish()?;
         let mut out = Vec::new();
-        for stretch in speech.stretches() {
-            let until = (stretch.end.0 as usize).min(samples.len());
-            out.extend_from_slice(&samples[(stretch.start.0 as usize).min(until)..until]);
+        for block in hearing.take() {
+            for range in &block.clean {
+                out.extend_from_slice(&block.samples[range.clone()]);
+            }
         }
         Ok(out)
     }
 
     /// The vectors of pieces, in their order.
-    fn vectors(&mut self, pieces: &[&[f32]]) -> Result<Vec<Vec<f32>>, Failure> {
-        let segments = pieces.iter().map(|p| Arc::<[f32]>::from(*p));
+    fn vectors(&mut self, pieces: Vec<Arc<[f32]>>) -> Result<Vec<Vec<f32>>, Failure> {
         let found = enroll::embed(
             &self.embedding,
-            segments,
+            pieces.into_iter(),
             None,
             &self.cancel,
             &mut |_| (),
@@ -220,7 +205,7 @@ impl Ear {
 
     /// What enrolment makes of speech.
     fn take(&mut self, speech: &[f32]) -> Result<Option<Take>, Failure> {
-        let vectors = self.vectors(&pieces(speech))?;
+        let vectors = self.vectors(pieces(speech))?;
         let quality = Quality {
             net_speech_s: seconds(speech),
             ..Quality::default()
@@ -234,19 +219,18 @@ impl Ear {
         let spare = speech.len() - piece;
         let count = spare.div_ceil(20_000) + 1;
         let starts = (0..count).map(|n| spare * n / (count - 1).max(1));
-        let pieces: Vec<&[f32]> = starts.map(|at| &speech[at..at + piece]).collect();
-        let vectors = self.vectors(&pieces)?;
+        let pieces = starts.map(|at| Arc::from(&speech[at..at + piece]));
+        let vectors = self.vectors(pieces.collect())?;
         Ok(mean(&vectors))
     }
 }
 
 /// As they are cut for enrolment.
-fn pieces(speech: &[f32]) -> Vec<&[f32]> {
-    if speech.len() <= PIECE {
-        return vec![speech];
-    }
-    let starts = (0..=speech.len() - PIECE).step_by(PIECE_HOP);
-    starts.map(|at| &speech[at..at + PIECE]).collect()
+fn pieces(speech: &[f32]) -> Vec<Arc<[f32]>> {
+    let how = EnrollOptions::default();
+    let mut pieces = Pieces::new(how.duration, how.hop, how.max_segments);
+    pieces.push(speech);
+    pieces.finish()
 }
 
 fn seconds(samples: &[f32]) -> f64 {
@@ -573,15 +557,15 @@ fn tell_two(
     part: f64,
     take: &[f32],
 ) -> Result<(), Failure> {
-    let vectors = ear.vectors(&pieces(take))?;
-    let hop = PIECE_HOP as f64 / SECOND as f64;
-    let found = print::two_voices(&vectors, hop, &ear.thresholds);
+    let vectors = ear.vectors(pieces(take))?;
+    let hop = EnrollOptions::default().hop as f64 / SECOND as f64;
+    let found = Limits::default().voices(&vectors, hop, &ear.voice);
     let agreement = print::take(key(&vectors), &vectors, Quality::default(), 0);
     println!(
         "{}",
         json!({
             "speakers": speakers, "seconds": seconds, "part": part,
-            "two": found.map(|f| json!([f.part, f.likeness])),
+            "two": found.err().map(|refusal| refusal.to_string()),
             "agreement": agreement.and_then(|t| t.quality.agreement),
         })
     );

@@ -1009,3 +1009,117 @@ fn an_unnamed_speaker_of_today_is_the_same_tomorrow_and_can_be_named_later() {
     let vtt = std::fs::read_to_string(path.join("x.vtt")).unwrap();
     assert!(vtt.contains("<v Jane>"), "{vtt}");
 }
+
+// Over and over.
+
+#[test]
+fn a_hundred_changes_of_state_and_seeks_leave_an_enrolment_that_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let recording = folder.path().join("sound.wav");
+    let mut samples = vec![ANN; 16_000 * 15];
+    samples.extend(vec![0.0; 16_000 * 12]);
+    samples.extend(vec![BEN; 16_000 * 15]);
+    samples.extend(vec![0.0; 16_000 * 2]);
+    write_wav(&recording, &samples);
+    let pipeline = gst::Pipeline::new();
+    let source = gst::ElementFactory::make("filesrc")
+        .property("location", recording.to_str().unwrap())
+        .build()
+        .unwrap();
+    let parse = gst::ElementFactory::make("wavparse").build().unwrap();
+    let chain = chain("over and over", folder.path(), "unknown", false);
+    let sink = gst::ElementFactory::make("fakesink")
+        .property("sync", false)
+        .build()
+        .unwrap();
+    pipeline.add_many([&source, &parse, &chain, &sink]).unwrap();
+    gst::Element::link_many([&source, &parse, &chain, &sink]).unwrap();
+    let bus = pipeline.bus().unwrap();
+    let mut state = 11_u32;
+    let mut random = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % below
+    };
+    for _ in 0..100 {
+        if random(10) < 3 {
+            let at = gst::ClockTime::from_mseconds(u64::from(random(44_000)));
+            let _ = pipeline.seek_simple(gst::SeekFlags::FLUSH, at);
+        } else {
+            let states = [gst::State::Null, gst::State::Ready, gst::State::Paused, gst::State::Playing];
+            let next = states[random(4) as usize];
+            at_once("a state", || pipeline.set_state(next).unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(random(20))));
+    }
+    let wrong = bus.iter().filter(|m| m.type_() == gst::MessageType::Error).count();
+    assert_eq!(wrong, 0);
+    at_once("NULL", || pipeline.set_state(gst::State::Null).unwrap());
+    bus.set_flushing(true);
+    bus.set_flushing(false);
+
+    pipeline.set_state(gst::State::Playing).unwrap();
+
+    let end = bus.timed_pop_filtered(
+        gst::ClockTime::from_seconds(GUARD.as_secs()),
+        &[gst::MessageType::Eos, gst::MessageType::Error],
+    );
+    assert_eq!(end.map(|m| m.type_()), Some(gst::MessageType::Eos));
+    pipeline.set_state(gst::State::Null).unwrap();
+    // However often they were heard: two people.
+    assert_eq!(stored(folder.path()).len(), 2);
+}
+
+#[test]
+fn nothing_leaks_in_runs_with_an_end_a_flush_and_an_error() {
+    const NAME: &str = "nothing_leaks_in_runs_with_an_end_a_flush_and_an_error";
+    if std::env::var_os("SCRIBE_LEAK_CHILD").is_some() {
+        leak_child();
+        return;
+    }
+
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env("SCRIBE_LEAK_CHILD", "1")
+        .env("GST_TRACERS", "leaks")
+        .env("GST_DEBUG", "GST_TRACER:7")
+        .env("GST_DEBUG_NO_COLOR", "1")
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    let leaks: Vec<&str> = said
+        .lines()
+        .filter(|l| l.contains("object-alive,") && l.contains("address=(gpointer)0x"))
+        .collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}
+
+#[allow(unsafe_code, reason = "the end of GStreamer is")]
+fn leak_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::of(named("leaks", folder.path()), false);
+    rig.begin();
+    says(&rig, ANN);
+    rig.finish();
+    drop(rig);
+    let rig = Rig::of(named("leaks", folder.path()), false);
+    rig.begin();
+    says(&rig, BEN);
+    rig.event(gst::event::FlushStart::new());
+    rig.event(gst::event::FlushStop::new(true));
+    drop(rig);
+    let rig = Rig::of(named("leaks", folder.path()), false);
+    rig.begin();
+    level(&rig, 0, 1, ANN);
+    rig.event(gst::event::Eos::new());
+    rig.error();
+    drop(rig);
+    let rig = Rig::of(chain("leaks", folder.path(), "unknown", false), false);
+    rig.begin();
+    conversation(&rig);
+    rig.finish();
+    drop(rig);
+    // SAFETY: nothing of GStreamer is used any more, in this process of its own.
+    unsafe { gst::deinit() };
+}

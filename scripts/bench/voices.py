@@ -405,7 +405,7 @@ def tables(figures):
         "name, and the diarizer gave it a word of somebody else.\n\n" + words_table(figures["conversations"], False),
         "The same, each speaker left out of the store in turn, so that each is a stranger among the others once.\n\n" + words_table(figures["conversations"], True),
         "Meeting rooms: AMI's excerpts of 30 s, enrolled from the other excerpts.\n\n" + meetings_table(figures["meetings"]),
-        "Two people in one enrolment (`voices::print::two_voices`): takes that are refused, by the other's share.\n\n" + two_table(figures["two"]),
+        "Two people in one enrolment, by the vectors alone (`enroll::judge`; that several speak within ten seconds is heard by segmentation besides): takes that are refused, by the other's share.\n\n" + two_table(figures["two"]),
         "10,000 people, 256 values, one thread.\n\n" + speed_table(figures["speed"]),
     ]
     return "\n\n".join(text)
