@@ -412,7 +412,7 @@ def tables(figures):
 
 
 EXPLAINED = """Voices known again by `voices::matching` with GE2E, thresholds of `models/manifest.toml`; `examples/recognise` does with
-scribe's own parts what the elements do (its own cut of speech for enrolment: Silero VAD, pieces of 3 s every 1.5 s). Speakers
+scribe's own parts what the elements do. Speakers
 with four recordings and more are enrolled from three (from more where 30 s are asked for), four choices each; a test of 1 to 10 s is
 embedded as the diarizer embeds a speaker. *Small* store: those speakers. *All enrolled*: all readers with one recording too. A person's
 recordings are mostly of one session, which flatters what is not named, not the strangers; readers with one recording are

@@ -256,7 +256,7 @@ mod tests {
         probs.resize(96, 0.99);
         Block {
             start: 0,
-            clean: vec![32 * VAD_FRAME..samples.len()],
+            clean: std::iter::once(32 * VAD_FRAME..samples.len()).collect(),
             samples: samples.into(),
             probs,
             overlapped: 0,

@@ -77,7 +77,7 @@ impl Pieces {
         self.rest.extend_from_slice(speech);
         let mut at = 0;
         while self.rest.len() - at >= self.duration {
-            if self.count % self.every == 0 {
+            if self.count.is_multiple_of(self.every) {
                 self.kept
                     .push(Packed::of(&self.rest[at..at + self.duration]));
             }

@@ -51,7 +51,7 @@ pub struct Speaker {
 impl Speaker {
     fn add(&mut self, piece: Piece) {
         self.every = self.every.max(1);
-        if self.count % self.every == 0 {
+        if self.count.is_multiple_of(self.every) {
             self.pieces.push(piece);
         }
         self.count += 1;
