@@ -120,6 +120,35 @@ fn the_rust_example_reads_words_and_times() {
     assert_prints_the_words(&program, &[]);
 }
 
+#[test]
+fn the_enrolling_example_says_what_it_has_learnt() {
+    let program = example("enrol");
+    if !there(&plugin(), "make build") || !there(&program, "cargo build --release --example enrol")
+    {
+        return;
+    }
+    if !there(&repository("models/ge2e-resemblyzer.onnx"), "make models") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+
+    let out = Command::new(&program)
+        .args(["Austen", "voices.db"])
+        .arg(repository("tests/data/speech_short.flac"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}");
+    assert!(said.contains("1/1 batches"), "{said}");
+    assert!(
+        said.lines()
+            .any(|l| l.starts_with("Austen: ") && l.ends_with(", weak")),
+        "{said}"
+    );
+}
+
 /// The batch program in `folder`, with `arguments`.
 fn batch(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(example("batch"));

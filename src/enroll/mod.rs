@@ -140,7 +140,9 @@ impl fmt::Display for Progress {
             } => {
                 write!(
                     f,
-                    "Processing {segments} segments in {batches} batches of {batch}"
+                    "Processing {} in {} of {batch}",
+                    counted(*segments, "segment", "segments"),
+                    counted(*batches, "batch", "batches")
                 )?;
                 match memory {
                     Some(memory) => write!(
@@ -162,6 +164,10 @@ impl fmt::Display for Progress {
             ),
         }
     }
+}
+
+fn counted(count: usize, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }
 
 /// The vector of each of `segments`, in their order; 16 kHz mono, each at least as long as the model wants. `progress` is
@@ -299,5 +305,12 @@ mod tests {
             "Processing 500 segments in 16 batches of 32 (memory 72.0 % of 16.0 GB)"
         );
         assert_eq!(done.to_string(), "16/16 batches (500 embeddings extracted)");
+        let short = Progress::Begin {
+            segments: 1,
+            batches: 1,
+            batch: 32,
+            memory: None,
+        };
+        assert_eq!(short.to_string(), "Processing 1 segment in 1 batch of 32");
     }
 }
