@@ -645,6 +645,38 @@ fn who_is_known_by_name_is_learnt_from_and_strangers_are_not() {
 }
 
 #[test]
+fn parts_of_a_recording_are_learnt_by_themselves_and_the_signal_waits_for_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "parts", Some("Ann"), ANN);
+    let rig = Rig::of(chain("parts", folder.path(), "named", false), false);
+    rig.begin();
+    level(&rig, 0, 15, ANN);
+    level(&rig, 15, 17, 0.0);
+    let bin = rig.element.downcast_ref::<gst::Bin>().unwrap();
+    let enroller = bin
+        .iterate_elements()
+        .find(|e| e.has_property("name-of"))
+        .unwrap();
+    assert!(enroller.emit_by_name::<bool>("enroll", &[]));
+    let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    segment.set_base(gst::ClockTime::from_seconds(17));
+    rig.event(gst::event::Segment::new(&segment));
+    level(&rig, 0, 20, ANN);
+    level(&rig, 20, 22, 0.0);
+
+    rig.finish();
+
+    let seconds: Vec<f64> = stored(folder.path())[0]
+        .takes
+        .iter()
+        .map(|t| t.quality.net_speech_s.round())
+        .collect();
+    assert_eq!(seconds, [30.0, 15.0, 20.0]);
+    let is_warning = |m: &gst::Message| m.type_() == gst::MessageType::Warning;
+    assert!(rig.messages().iter().any(is_warning));
+}
+
+#[test]
 fn online_an_identity_comes_as_a_relabel() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::of(

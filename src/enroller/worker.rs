@@ -420,6 +420,14 @@ impl Worker {
                 };
                 match structure.name().as_str() {
                     FENCE => self.outbox.done(),
+                    ENROLL if self.waits_for_turns(&element) => {
+                        gst::element_warning!(
+                            element,
+                            gst::LibraryError::Settings,
+                            ("nobody has been enrolled yet: scribediarizer tells who speaks at the end of the stream. With \
+                                 mode=online it tells it before")
+                        );
+                    }
                     ENROLL => {
                         if let Some(stream) = stream {
                             self.enroll(&element, stream, loaded)?;
@@ -439,6 +447,11 @@ impl Worker {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether voices are learnt when a diarizer tells, at the end, who spoke.
+    fn waits_for_turns(&self, element: &super::Enroller) -> bool {
+        element.imp().is_offline() && self.settings.policy != EnrollPolicy::Name
     }
 
     /// A diarizer tells who spoke.
@@ -469,6 +482,10 @@ impl Worker {
                 for relabel in self.conversed(element, stream, loaded)? {
                     rename(&mut told, &relabel);
                     self.tell_relabel(element, &relabel);
+                }
+                // What comes behind a second segment is learnt by itself.
+                if let Job::Conversation(_, speakers) = &mut stream.job {
+                    *speakers = Speakers::default();
                 }
             }
         }
@@ -513,8 +530,8 @@ impl Worker {
         let Some(mut stream) = stream else {
             return Ok(());
         };
-        let is_done = element.imp().is_offline() && self.settings.policy != EnrollPolicy::Name;
-        if is_done {
+        if self.waits_for_turns(element) {
+            // They have come, and all was done then.
             return Ok(());
         }
         let heard = Duration::from_nanos(samples_to_ns(stream.heard));
