@@ -19,7 +19,7 @@ endif
 PREFIX ?= /usr/local
 export PREFIX DESTDIR PURGE FILE CUDA
 
-.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-voices soak accident fuzz inspect run dist install \
+.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-voices bench-enrol soak accident fuzz inspect run dist install \
 	uninstall clean
 
 help: ## this list
@@ -65,6 +65,9 @@ bench-diarize: models ## figures of the diarizer for docs/benchmarks.md, beside 
 
 bench-voices: models ## figures of recognition for docs/benchmarks.md: speakers by seconds, conversations by name
 	@scripts/bench-voices.sh
+
+bench-enrol: build models ## enrolment and names through the elements, for docs/benchmarks.md (after bench-voices)
+	@scripts/bench-enrol.sh
 
 accident: build ## the out-of-memory accident replayed on a made-up card, with and without the registry
 	@scripts/accident.sh

@@ -186,6 +186,101 @@ def identities(derived):
         print(f"  {identity}: {', '.join(sorted(who))}")
 
 
+def named(sound, voices, mode):
+    """Turns of a recording with names: as they were told, and as they are in the end."""
+    turns = []
+
+    def heard(structure, _now):
+        name = structure.get_name()
+        if name == "scribe/turn":
+            start, end = (structure.get_uint64(f).value / 1e9 for f in ("start", "end"))
+            who = structure.get_string("speaker-id")
+            turns.append({"told": structure.get_string("speaker"), "id": who, "start": start, "end": end, "at": end})
+            turns[-1]["name"] = turns[-1]["told"]
+        elif name == "scribe/relabel":
+            old, new = structure.get_string("old-id"), structure.get_string("new-id")
+            bounds = [structure.get_uint64(f) for f in ("from", "to")]
+            first, last = (b.value / 1e9 if b[0] else None for b in bounds)
+            for turn in turns:
+                inside = (first is None or turn["start"] >= first - 1e-6) and (last is None or turn["start"] < last - 1e-6)
+                if turn["id"] == old and inside:
+                    turn["id"], turn["name"] = new, structure.get_string("name")
+
+    played(
+        f"filesrc location={sound} ! decodebin ! audioconvert ! scribediarizer mode={mode} voices={voices} ! fakesink sync=false",
+        heard,
+    )
+    print(json.dumps(turns))
+
+
+def names(folder):
+    """Conversations in which people speak who are enrolled from other recordings, in both modes."""
+    with tempfile.TemporaryDirectory() as made:
+        voices = f"{made}/v.db"
+        enrolled = set()
+        for take in sorted((folder / "sound").glob("take-*.f32")):
+            speaker = take.stem.removeprefix("take-")
+            if speaker.startswith("ami_"):
+                continue
+            played(
+                f"filesrc location={take} ! rawaudioparse format=pcm pcm-format=f32le sample-rate=16000 num-channels=1 ! "
+                f"scribeenroller name-of={speaker} voices={voices} ! fakesink sync=false",
+                lambda _structure, _now: None,
+            )
+            enrolled.add(speaker)
+        print(f"{len(enrolled)} people enrolled through scribeenroller, three recordings each\n")
+        print("| | speech of enrolled, s | right | wrong | without name | strangers, s | named | median s of speech until the name |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for mode in ("offline", "online"):
+            sums = {"as told": [0.0] * 5, "in the end": [0.0] * 5}
+            until = []
+            for sound in sorted([*(folder / "composed").glob("d*.flac"), *(folder / "composed").glob("d*.wav")]):
+                out = subprocess.run(
+                    [sys.executable, __file__, "named", str(sound), voices, mode],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                )
+                turns = json.loads(out.stdout)
+                truth = reference(sound.with_suffix(".rttm"))
+                spoken = {}
+                for turn in sorted(turns, key=lambda t: t["start"]):
+                    for who, start, end in truth:
+                        shared = min(end, turn["end"]) - max(start, turn["start"])
+                        others = [t for t in truth if t[0] != who and t[1] < turn["end"] and t[2] > turn["start"]]
+                        # Who of two is meant where both speak cannot be said.
+                        if shared <= 0 or any(min(e, end) > max(s, start) for _, s, e in others):
+                            continue
+                        for when, name in (("as told", turn["told"]), ("in the end", turn["name"])):
+                            own = sums[when]
+                            if who not in enrolled:
+                                own[3] += shared
+                                own[4] += 0.0 if name.startswith("Unknown") else shared
+                            elif name == who:
+                                own[0] += shared
+                            elif name.startswith("Unknown"):
+                                own[2] += shared
+                            else:
+                                own[1] += shared
+                        if who in enrolled and who not in until_of(until, sound):
+                            spoken[who] = spoken.get(who, 0.0) + shared
+                            if turn["told"] == who:
+                                until.append((sound.stem, who, spoken[who]))
+            for when, (right, wrong, none, strangers, bad) in sums.items():
+                if mode == "offline" and when == "as told":
+                    continue
+                whole = max(right + wrong + none, 0.1)
+                seconds = sorted(s for _, _, s in until)
+                median = f"{seconds[len(seconds) // 2]:.1f}" if mode == "online" and seconds else "–"
+                print(
+                    f"| {mode}, {when} | {whole:.0f} | {100 * right / whole:.1f} % | {100 * wrong / whole:.1f} % "
+                    f"| {100 * none / whole:.1f} % | {strangers:.0f} | {100 * bad / max(strangers, 0.1):.1f} % | {median} |"
+                )
+
+
+def until_of(until, sound):
+    return {who for recording, who, _ in until if recording == sound.stem}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     sub = parser.add_subparsers(dest="what", required=True)
@@ -200,6 +295,12 @@ def main():
     talk = sub.add_parser("conversation")
     talk.add_argument("sound")
     talk.add_argument("voices")
+    known = sub.add_parser("names")
+    known.add_argument("folder", type=pathlib.Path)
+    one_named = sub.add_parser("named")
+    one_named.add_argument("sound")
+    one_named.add_argument("voices")
+    one_named.add_argument("mode")
     options = parser.parse_args()
     if options.what == "batches":
         batches(options.data, options.rounds)
@@ -207,6 +308,10 @@ def main():
         enrol(options.sound, options.batch)
     elif options.what == "identities":
         identities(options.derived)
+    elif options.what == "names":
+        names(options.folder)
+    elif options.what == "named":
+        named(options.sound, options.voices, options.mode)
     else:
         conversation(options.sound, options.voices)
 
