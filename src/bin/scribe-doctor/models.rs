@@ -65,6 +65,7 @@ pub fn look(report: &mut Report) {
 fn remedy(error: &ModelError) -> String {
     match error {
         ModelError::Missing { id, .. }
+        | ModelError::MissingCompanion { id, .. }
         | ModelError::WrongSize { id, .. }
         | ModelError::WrongDigest { id, .. } => format!("scribe-models fetch {id}"),
         _ => "scribe-models fetch --default".into(),
