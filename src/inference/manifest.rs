@@ -16,7 +16,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use digest::{hex, sha256_file};
-pub use entry::{Contract, Engine, Entry, Package, Runtime, Source, Take, Task, WeightType};
+pub use entry::{
+    Companion, Contract, Engine, Entry, GraphType, Package, Runtime, Source, Take, Task, WeightType,
+};
 pub use error::ModelError;
 pub use places::{Places, set_plugin_file};
 
@@ -33,6 +35,8 @@ const SIDECAR_BYTES_MAX: u64 = 256 * 1024;
 pub struct ResolvedModel {
     /// Its file.
     pub path: PathBuf,
+    /// Its further files, in the order of the entry.
+    pub companions: Vec<PathBuf>,
     /// What is known of it; `None` for a file that no manifest describes.
     pub entry: Option<Entry>,
     /// The entry's id, else the file's name.
@@ -181,7 +185,12 @@ impl Manifest {
             reason,
         };
         let mut seen = HashSet::new();
-        for name in self.entries.iter().flat_map(Entry::names) {
+        let names = self.entries.iter().flat_map(|entry| {
+            let companions = entry.companions.iter();
+            let names = entry.names().into_iter();
+            names.chain(companions.map(|other| other.file.as_str()))
+        });
+        for name in names {
             if !seen.insert(name) {
                 return Err(wrong(format!("two models have the name {name}")));
             }
@@ -255,13 +264,20 @@ impl Catalog {
         }
     }
 
-    /// The first file of that name in the search folders, unchecked.
+    /// The first file of that name in the search folders, unchecked; rather one whose companions lie beside it.
     pub fn locate(&self, entry: &Entry) -> Option<PathBuf> {
-        self.places
-            .folders()
-            .into_iter()
-            .map(|folder| folder.join(&entry.file))
-            .find(|path| path.is_file())
+        let folders = self.places.folders().into_iter();
+        let mut here = folders.filter(|folder| folder.join(&entry.file).is_file());
+        let first = here.next()?;
+        let is_whole = |folder: &PathBuf| {
+            let mut companions = entry.companions.iter();
+            companions.all(|other| folder.join(&other.file).is_file())
+        };
+        let folder = match is_whole(&first) {
+            true => first,
+            false => here.find(is_whole).unwrap_or(first),
+        };
+        Some(folder.join(&entry.file))
     }
 
     /// The descriptions that lie beside model files in the search folders.
@@ -371,11 +387,7 @@ impl Catalog {
                 .map_err(|err| ModelError::read(path, err))?;
             if let Some(entry) = alike.find(|entry| entry.sha256 == digest) {
                 check_task(entry, task)?;
-                return Ok(ResolvedModel {
-                    path: path.into(),
-                    id: entry.id.clone(),
-                    entry: Some(entry.clone()),
-                });
+                return self.check(path.into(), entry.clone());
             }
         }
         let id = path
@@ -385,6 +397,7 @@ impl Catalog {
             .into_owned();
         Ok(ResolvedModel {
             path: path.into(),
+            companions: Vec::new(),
             entry: None,
             id,
         })
@@ -408,33 +421,53 @@ impl Catalog {
     }
 
     fn check(&self, path: PathBuf, entry: Entry) -> Result<ResolvedModel, ModelError> {
-        let actual_bytes = file_size(&path, Some(&entry.id))?;
-        if actual_bytes != entry.size_bytes {
-            let (id, expected_bytes) = (entry.id, entry.size_bytes);
+        self.check_file(&path, &entry.id, entry.size_bytes, &entry.sha256)?;
+        let mut companions = Vec::with_capacity(entry.companions.len());
+        for other in &entry.companions {
+            let path = path.with_file_name(&other.file);
+            if !path.exists() {
+                return Err(ModelError::MissingCompanion { path, id: entry.id });
+            }
+            self.check_file(&path, &entry.id, other.size_bytes, &other.sha256)?;
+            companions.push(path);
+        }
+        Ok(ResolvedModel {
+            path,
+            companions,
+            id: entry.id.clone(),
+            entry: Some(entry),
+        })
+    }
+
+    fn check_file(
+        &self,
+        path: &Path,
+        id: &str,
+        expected_bytes: u64,
+        sha256: &str,
+    ) -> Result<(), ModelError> {
+        let actual_bytes = file_size(path, Some(id))?;
+        if actual_bytes != expected_bytes {
             return Err(ModelError::WrongSize {
-                path,
-                id,
+                path: path.into(),
+                id: id.into(),
                 expected_bytes,
                 actual_bytes,
             });
         }
         let actual = self
             .digests
-            .sha256(&path)
-            .map_err(|err| ModelError::read(&path, err))?;
-        if actual != entry.sha256 {
+            .sha256(path)
+            .map_err(|err| ModelError::read(path, err))?;
+        if actual != sha256 {
             return Err(ModelError::WrongDigest {
-                path,
-                id: entry.id,
-                expected: entry.sha256,
+                path: path.into(),
+                id: id.into(),
+                expected: sha256.into(),
                 actual,
             });
         }
-        Ok(ResolvedModel {
-            path,
-            id: entry.id.clone(),
-            entry: Some(entry),
-        })
+        Ok(())
     }
 
     /// What `FILE.toml` says of the model `FILE`, if both are there. What it leaves out is taken
@@ -529,7 +562,7 @@ fn file_size(path: &Path, id: Option<&str>) -> Result<u64, ModelError> {
 }
 
 fn without_precision(id: &str) -> &str {
-    ["-f16", "-q5_0", "-q5_1", "-q8_0"]
+    ["-f16", "-q5_0", "-q5_1", "-q8_0", "-int8", "-f32"]
         .iter()
         .find_map(|end| id.strip_suffix(end))
         .unwrap_or(id)

@@ -26,7 +26,7 @@ pub fn look(report: &mut Report) {
         .chain(added)
         .collect();
     for (path, entry) in &here {
-        let size = format!("{:.0} MB", entry.size_bytes as f64 / 1e6);
+        let size = format!("{:.0} MB", entry.total_bytes() as f64 / 1e6);
         // Read once for each state of the file.
         match catalog.resolve(&entry.id, entry.task) {
             Ok(_) => report.ok(
@@ -65,6 +65,7 @@ pub fn look(report: &mut Report) {
 fn remedy(error: &ModelError) -> String {
     match error {
         ModelError::Missing { id, .. }
+        | ModelError::MissingCompanion { id, .. }
         | ModelError::WrongSize { id, .. }
         | ModelError::WrongDigest { id, .. } => format!("scribe-models fetch {id}"),
         _ => "scribe-models fetch --default".into(),

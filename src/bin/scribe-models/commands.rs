@@ -2,6 +2,7 @@
 //! `list`, `verify` and `where`: what is here.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use gstscribe::inference::manifest::{Catalog, Entry, ModelError, sha256_file};
 use indicatif::DecimalBytes;
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::fetch;
+use crate::store::Expected;
 
 /// A model in the list.
 struct Row {
@@ -39,7 +41,7 @@ pub fn list(catalog: &Catalog, as_json: bool) -> Result<(), Failure> {
         "ID", "TASK", "SIZE", "LICENCE"
     ));
     for Row { entry, place } in &rows {
-        let size = DecimalBytes(entry.size_bytes).to_string();
+        let size = DecimalBytes(entry.total_bytes()).to_string();
         let place = place
             .as_ref()
             .map_or("-".into(), |path| path.display().to_string());
@@ -54,6 +56,13 @@ pub fn list(catalog: &Catalog, as_json: bool) -> Result<(), Failure> {
 }
 
 fn row_as_json(Row { entry, place }: &Row, default: &str) -> serde_json::Value {
+    let companions: Vec<_> = entry
+        .companions
+        .iter()
+        .map(
+            |other| json!({ "file": other.file, "size": other.size_bytes, "sha256": other.sha256 }),
+        )
+        .collect();
     json!({
         "id": entry.id,
         "names": entry.names(),
@@ -62,6 +71,7 @@ fn row_as_json(Row { entry, place }: &Row, default: &str) -> serde_json::Value {
         "file": entry.file,
         "size": entry.size_bytes,
         "sha256": entry.sha256,
+        "companions": companions,
         "licence": entry.licence,
         "attribution": entry.attribution,
         "default": entry.id == default,
@@ -128,29 +138,46 @@ fn check(catalog: &Catalog, entry: &Entry, place: Option<PathBuf>) -> Result<Pat
         }
         .into());
     };
-    let actual_bytes = std::fs::metadata(&path)
-        .map_err(|err| Failure::file("read", &path, err))?
-        .len();
-    if actual_bytes != entry.size_bytes {
+    for (n, file) in Expected::files_of(entry).iter().enumerate() {
+        match n {
+            0 => check_file(&path, &id, file)?,
+            _ => check_file(&path.with_file_name(file.name), &id, file)?,
+        }
+    }
+    Ok(path)
+}
+
+fn check_file(path: &Path, id: &str, expected: &Expected<'_>) -> Result<(), ModelError> {
+    let (path, id) = (path.to_owned(), id.to_owned());
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ModelError::MissingCompanion {
+            path: path.clone(),
+            id: id.clone(),
+        },
+        _ => ModelError::Read {
+            path: path.clone(),
+            source,
+        },
+    };
+    let actual_bytes = fs::metadata(&path).map_err(unreadable)?.len();
+    if actual_bytes != expected.size_bytes {
         return Err(ModelError::WrongSize {
             path,
             id,
-            expected_bytes: entry.size_bytes,
+            expected_bytes: expected.size_bytes,
             actual_bytes,
-        }
-        .into());
+        });
     }
-    let actual = sha256_file(&path).map_err(|err| Failure::file("read", &path, err))?;
-    if actual != entry.sha256 {
+    let actual = sha256_file(&path).map_err(unreadable)?;
+    if actual != expected.sha256 {
         return Err(ModelError::WrongDigest {
             path,
             id,
-            expected: entry.sha256.clone(),
+            expected: expected.sha256.to_owned(),
             actual,
-        }
-        .into());
+        });
     }
-    Ok(path)
+    Ok(())
 }
 
 /// `scribe-models where`.

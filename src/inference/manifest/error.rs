@@ -48,6 +48,14 @@ pub enum ModelError {
         /// Where it was looked for, in order.
         folders: Vec<PathBuf>,
     },
+    /// Of a model's several files one is missing.
+    #[error("model {id} has several files, and {} is not there: get it with `scribe-models fetch {id}`", path.display())]
+    MissingCompanion {
+        /// Where it should be.
+        path: PathBuf,
+        /// The model.
+        id: String,
+    },
     /// A path to nothing.
     #[error("there is no model file {}: check the path, or name a model as `scribe-models list` does", path.display())]
     NoSuchFile {

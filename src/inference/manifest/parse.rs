@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::digest::is_sha256;
-use super::{Contract, Engine, Entry, Package, Runtime, Source, Take, Task, WeightType};
+use super::{
+    Companion, Contract, Engine, Entry, GraphType, Package, Runtime, Source, Take, Task, WeightType,
+};
 
 /// The version of the manifest's form that this code reads.
 const SCHEMA: u32 = 1;
@@ -72,6 +74,8 @@ struct RawEntry {
     file: String,
     size: u64,
     sha256: String,
+    #[serde(default)]
+    companions: Vec<Companion>,
     sha1: Option<String>,
     #[serde(default)]
     licence: String,
@@ -97,7 +101,7 @@ struct RawSource {
     path: Option<String>,
     make: Option<String>,
     #[serde(rename = "type")]
-    weights: Option<WeightType>,
+    kind: Option<String>,
 }
 
 /// Reads a manifest. The error is a sentence about what is wrong in it.
@@ -181,10 +185,19 @@ fn check_entry(table: toml::Table, packages: &BTreeMap<String, Package>) -> Resu
         check_name(name).map_err(named)?;
     }
     check_file(&raw.file, raw.size, &raw.sha256).map_err(named)?;
+    for Companion {
+        file,
+        size_bytes,
+        sha256,
+    } in &raw.companions
+    {
+        check_file(file, *size_bytes, sha256).map_err(named)?;
+    }
+    let files = 1 + raw.companions.len();
     let sources = raw
         .sources
         .into_iter()
-        .map(|source| source.check(&raw.file, packages))
+        .map(|source| source.check(files, packages))
         .collect::<Result<_, _>>();
     Ok(Entry {
         id: raw.id,
@@ -192,6 +205,7 @@ fn check_entry(table: toml::Table, packages: &BTreeMap<String, Package>) -> Resu
         engine: raw.engine,
         size_bytes: raw.size,
         sha256: raw.sha256,
+        companions: raw.companions,
         sha1: raw.sha1,
         licence: raw.licence,
         attribution: raw.attribution,
@@ -205,10 +219,20 @@ fn check_entry(table: toml::Table, packages: &BTreeMap<String, Package>) -> Resu
 }
 
 impl RawSource {
-    fn check(self, file: &str, packages: &BTreeMap<String, Package>) -> Result<Source, String> {
+    /// - `files`: how many files the model has.
+    fn check(self, files: usize, packages: &BTreeMap<String, Package>) -> Result<Source, String> {
+        let names_each = |place: &str| {
+            if files == 1 || place.contains("{file}") {
+                return Ok(());
+            }
+            Err(format!(
+                "{place} is one file and the model has {files}: {{file}} stands for each one's name"
+            ))
+        };
         let key = match (self.url, self.pypi) {
             (Some(url), None) if url.starts_with("https://") || url.starts_with("http://") => {
-                return Ok(Source::Url(url.replace("{file}", file)));
+                names_each(&url)?;
+                return Ok(Source::Url(url));
             }
             (Some(url), None) => return Err(format!("{url} is no http or https address")),
             (None, Some(key)) => key,
@@ -218,10 +242,38 @@ impl RawSource {
             .get(&key)
             .ok_or_else(|| format!("there is no package {key}"))?
             .clone();
-        let take = match (self.path, self.make.as_deref(), self.weights) {
-            (Some(path), None, None) => Take::Member(path),
-            (None, Some("ct2-to-ggml"), Some(weights)) => Take::Ct2ToGgml(weights),
-            (None, Some("resemblyzer-to-onnx"), None) => Take::ResemblyzerToOnnx,
+        let makes = |made: usize| {
+            if files == made {
+                return Ok(());
+            }
+            Err(format!(
+                "the source {key} makes {made} files, and the model has {files} with its companions"
+            ))
+        };
+        let take = match (self.path, self.make.as_deref(), self.kind.as_deref()) {
+            (Some(path), None, None) => {
+                names_each(&path)?;
+                Take::Member(path)
+            }
+            (None, Some("ct2-to-ggml"), Some(kind @ ("f16" | "q8_0" | "q5_1"))) => {
+                makes(1)?;
+                Take::Ct2ToGgml(match kind {
+                    "f16" => WeightType::F16,
+                    "q8_0" => WeightType::Q8_0,
+                    _ => WeightType::Q5_1,
+                })
+            }
+            (None, Some("ct2-to-onnx"), kind @ (None | Some("int8" | "f32"))) => {
+                makes(2)?;
+                Take::Ct2ToOnnx(match kind {
+                    Some("f32") => GraphType::F32,
+                    _ => GraphType::Int8,
+                })
+            }
+            (None, Some("resemblyzer-to-onnx"), None) => {
+                makes(1)?;
+                Take::ResemblyzerToOnnx
+            }
             _ => {
                 return Err(format!(
                     "the source {key} has neither a path nor a known make with its type"

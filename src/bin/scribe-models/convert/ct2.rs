@@ -23,16 +23,22 @@ use std::path::Path;
 use super::{ConvertError, Converted, halves};
 
 /// The files of a model that a conversion looks at.
-pub const FILES: [&str; 4] = [
+pub const FILES: [&str; 5] = [
     "model.bin",
+    "config.json",
     "vocabulary.json",
     "vocabulary.txt",
     "tokenizer.json",
 ];
 
+/// Every Whisper head has this width.
+pub const HEAD_WIDTH: usize = 64;
+
+/// From this size a vocabulary is the multilingual one.
+const MULTILINGUAL_VOCABULARY: usize = 51_865;
 const VARIABLES_MAX: u32 = 100_000;
 const RANK_MAX: u8 = 4;
-const VOCABULARY_BYTES_MAX: u64 = 64 << 20;
+const TEXT_BYTES_MAX: u64 = 64 << 20;
 
 /// A model's weights, read one variable at a time.
 pub struct Weights {
@@ -170,6 +176,79 @@ impl Weights {
             .get(name)
             .ok_or_else(|| ConvertError::input(format!("model.bin has no {name}")))
     }
+}
+
+/// A model's sizes.
+pub struct Shape {
+    /// Tokens, specials included.
+    pub vocabulary: usize,
+    /// Positions of the encoder.
+    pub audio_context: usize,
+    /// Width of the encoder.
+    pub audio_state: usize,
+    /// Layers of the encoder.
+    pub audio_layers: usize,
+    /// Positions of the decoder.
+    pub text_context: usize,
+    /// Width of the decoder.
+    pub text_state: usize,
+    /// Layers of the decoder.
+    pub text_layers: usize,
+    /// Mel bands.
+    pub mel_bands: usize,
+}
+
+impl Shape {
+    /// As the weights show them.
+    pub fn of(model: &Weights) -> Converted<Self> {
+        let (audio_context, audio_state) =
+            model.matrix_shape("encoder/position_encodings/encodings")?;
+        let (text_context, text_state) =
+            model.matrix_shape("decoder/position_encodings/encodings")?;
+        check_heads(model, "encoder", audio_state)?;
+        check_heads(model, "decoder", text_state)?;
+        let mel_bands = match *model.shape("encoder/conv1/weight")? {
+            [_, bands @ 1..=512, _] => bands,
+            ref shape => {
+                return Err(ConvertError::input(format!(
+                    "encoder/conv1/weight has the shape {shape:?}"
+                )));
+            }
+        };
+        Ok(Self {
+            vocabulary: model.matrix_shape("decoder/embeddings/weight")?.0,
+            audio_context,
+            audio_state,
+            audio_layers: layers(model, "encoder"),
+            text_context,
+            text_state,
+            text_layers: layers(model, "decoder"),
+            mel_bands,
+        })
+    }
+
+    /// Whether the vocabulary is that of all languages.
+    pub fn is_multilingual(&self) -> bool {
+        self.vocabulary >= MULTILINGUAL_VOCABULARY
+    }
+}
+
+fn layers(model: &Weights, side: &str) -> usize {
+    (0..)
+        .take_while(|n| model.has(&format!("{side}/layer_{n}/ffn/layer_norm/gamma")))
+        .count()
+}
+
+fn check_heads(model: &Weights, side: &str, width: usize) -> Converted<()> {
+    let stored = model.integer(&format!("{side}/num_heads"))?;
+    let fits = width.is_multiple_of(HEAD_WIDTH)
+        && stored.is_none_or(|heads| heads == (width / HEAD_WIDTH) as i64);
+    if fits {
+        return Ok(());
+    }
+    Err(ConvertError::input(format!(
+        "{side}: {stored:?} heads do not fit a width of {width}"
+    )))
 }
 
 /// Reads the beginning of each variable and skips its data.
@@ -324,13 +403,25 @@ pub fn check_present(folder: &Path) -> Converted<()> {
     }
 }
 
-/// The tokens of a model's vocabulary in the order of their numbers, as they are written there.
-pub fn read_tokens(folder: &Path) -> Converted<Vec<String>> {
-    if let Some(text) = vocabulary(&folder.join("vocabulary.json"))? {
+/// The tokens of a model's vocabulary in the order of their numbers, as they are written there: at least as many as the
+/// model has.
+pub fn read_tokens(folder: &Path, needed: usize) -> Converted<Vec<String>> {
+    let tokens = tokens(folder)?;
+    if tokens.len() < needed {
+        return Err(ConvertError::input(format!(
+            "{} tokens are too few for a model with {needed}",
+            tokens.len()
+        )));
+    }
+    Ok(tokens)
+}
+
+fn tokens(folder: &Path) -> Converted<Vec<String>> {
+    if let Some(text) = small_text(&folder.join("vocabulary.json"))? {
         return serde_json::from_str(&text)
             .map_err(|err| ConvertError::input(format!("vocabulary.json: {err}")));
     }
-    if let Some(text) = vocabulary(&folder.join("vocabulary.txt"))? {
+    if let Some(text) = small_text(&folder.join("vocabulary.txt"))? {
         // Nothing but the line feed separates: some tokens hold other line separators.
         return Ok(text
             .trim_end_matches('\n')
@@ -338,7 +429,7 @@ pub fn read_tokens(folder: &Path) -> Converted<Vec<String>> {
             .map(str::to_owned)
             .collect());
     }
-    match vocabulary(&folder.join("tokenizer.json"))? {
+    match small_text(&folder.join("tokenizer.json"))? {
         Some(text) => tokens_of_tokenizer(&text),
         None => Err(ConvertError::input(
             "there is neither vocabulary.json nor vocabulary.txt nor tokenizer.json beside model.bin",
@@ -346,10 +437,26 @@ pub fn read_tokens(folder: &Path) -> Converted<Vec<String>> {
     }
 }
 
-fn vocabulary(path: &Path) -> Converted<Option<String>> {
+/// What a conversion wants to know of a model's `config.json`.
+#[derive(Default, serde::Deserialize)]
+pub struct Config {
+    /// Layer and head of the decoder's attention that follow the sound.
+    pub alignment_heads: Option<Vec<(usize, usize)>>,
+}
+
+/// Reads `config.json`, if it is there.
+pub fn read_config(folder: &Path) -> Converted<Config> {
+    match small_text(&folder.join("config.json"))? {
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|err| ConvertError::input(format!("config.json: {err}"))),
+        None => Ok(Config::default()),
+    }
+}
+
+fn small_text(path: &Path) -> Converted<Option<String>> {
     match fs::metadata(path) {
-        Ok(meta) if meta.len() > VOCABULARY_BYTES_MAX => Err(ConvertError::input(format!(
-            "{} is far too long for a vocabulary",
+        Ok(meta) if meta.len() > TEXT_BYTES_MAX => Err(ConvertError::input(format!(
+            "{} is far too long for what it should hold",
             path.display()
         ))),
         Ok(_) => Ok(Some(fs::read_to_string(path)?)),

@@ -24,20 +24,15 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use gstscribe::dsp::mel;
 use gstscribe::inference::manifest::WeightType;
 
-use super::ct2::{Array, Weights, read_tokens};
+use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_tokens};
 use super::{ConvertError, Converted, halves};
 
 const MAGIC: u32 = 0x6767_6d6c;
 /// Tokens that are pieces of text, the end of text of the English models among them.
 const PLAIN_TOKENS: usize = 50_257;
-/// From this size a vocabulary is the multilingual one.
-const MULTILINGUAL_VOCABULARY: usize = 51_865;
-/// Every Whisper head has this width.
-const HEAD_WIDTH: usize = 64;
-const FILTER_BINS: usize = 201;
-const SAMPLE_RATE_HZ: f64 = 16_000.0;
 /// Values a quantised block holds.
 const BLOCK: usize = 32;
 
@@ -66,90 +61,21 @@ fn file_type(weights: WeightType) -> i32 {
 pub fn from_ct2(folder: &Path, out: File, weights: WeightType) -> Converted<()> {
     let model = Weights::open(&folder.join("model.bin"))?;
     let shape = Shape::of(&model)?;
-    let tokens = read_tokens(folder)?;
-    if tokens.len() < shape.vocabulary {
-        return Err(ConvertError::input(format!(
-            "{} tokens are too few for a model with {}",
-            tokens.len(),
-            shape.vocabulary
-        )));
-    }
+    let tokens = read_tokens(folder, shape.vocabulary)?;
     let mut writer = Writer {
         out: BufWriter::with_capacity(1 << 20, out),
         weights,
     };
     writer.header(&shape)?;
     writer.filters(shape.mel_bands)?;
-    writer.tokens(&plain_tokens(
-        &tokens,
-        shape.vocabulary >= MULTILINGUAL_VOCABULARY,
-    )?)?;
+    writer.tokens(&plain_tokens(&tokens, shape.is_multilingual())?)?;
     writer.tensors(&model, &shape)?;
     writer.out.flush()?;
     Ok(())
 }
 
-/// The sizes that a header lists.
-struct Shape {
-    vocabulary: usize,
-    audio_context: usize,
-    audio_state: usize,
-    audio_layers: usize,
-    text_context: usize,
-    text_state: usize,
-    text_layers: usize,
-    mel_bands: usize,
-}
-
-impl Shape {
-    fn of(model: &Weights) -> Converted<Self> {
-        let (audio_context, audio_state) =
-            model.matrix_shape("encoder/position_encodings/encodings")?;
-        let (text_context, text_state) =
-            model.matrix_shape("decoder/position_encodings/encodings")?;
-        check_heads(model, "encoder", audio_state)?;
-        check_heads(model, "decoder", text_state)?;
-        let mel_bands = match *model.shape("encoder/conv1/weight")? {
-            [_, bands @ 1..=512, _] => bands,
-            ref shape => {
-                return Err(ConvertError::input(format!(
-                    "encoder/conv1/weight has the shape {shape:?}"
-                )));
-            }
-        };
-        Ok(Self {
-            vocabulary: model.matrix_shape("decoder/embeddings/weight")?.0,
-            audio_context,
-            audio_state,
-            audio_layers: layers(model, "encoder"),
-            text_context,
-            text_state,
-            text_layers: layers(model, "decoder"),
-            mel_bands,
-        })
-    }
-}
-
-fn layers(model: &Weights, side: &str) -> usize {
-    (0..)
-        .take_while(|n| model.has(&format!("{side}/layer_{n}/ffn/layer_norm/gamma")))
-        .count()
-}
-
-fn check_heads(model: &Weights, side: &str, width: usize) -> Converted<()> {
-    let stored = model.integer(&format!("{side}/num_heads"))?;
-    let fits = width.is_multiple_of(HEAD_WIDTH)
-        && stored.is_none_or(|heads| heads == (width / HEAD_WIDTH) as i64);
-    if fits {
-        return Ok(());
-    }
-    Err(ConvertError::input(format!(
-        "{side}: {stored:?} heads do not fit a width of {width}"
-    )))
-}
-
 /// The plain tokens as bytes. In the vocabulary every byte is one character of GPT-2's alphabet.
-fn plain_tokens(tokens: &[String], multilingual: bool) -> Converted<Vec<Vec<u8>>> {
+pub fn plain_tokens(tokens: &[String], multilingual: bool) -> Converted<Vec<Vec<u8>>> {
     let mut plain = Vec::with_capacity(PLAIN_TOKENS);
     for (number, token) in tokens.iter().take(PLAIN_TOKENS - 1).enumerate() {
         let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
@@ -181,53 +107,6 @@ fn byte_of(c: char) -> Option<u8> {
     }
 }
 
-/// Slaney's mel filters, normalised by area: `[bands][201]`.
-///
-/// Rounding to f32 before *and* after the normalisation gives OpenAI's own values bit for bit.
-fn mel_filters(bands: usize) -> Vec<f32> {
-    const LINEAR_HZ: f64 = 200.0 / 3.0;
-    const KNEE_HZ: f64 = 1000.0;
-    let log_step = 6.4_f64.ln() / 27.0;
-    let knee = KNEE_HZ / LINEAR_HZ;
-    let to_hz = |mel: f64| {
-        if mel < knee {
-            mel * LINEAR_HZ
-        } else {
-            KNEE_HZ * (log_step * (mel - knee)).exp()
-        }
-    };
-    let top = knee + (SAMPLE_RATE_HZ / 2.0 / KNEE_HZ).ln() / log_step;
-    let points: Vec<f64> = linspace(0.0, top, bands + 2)
-        .into_iter()
-        .map(to_hz)
-        .collect();
-    let bins = linspace(0.0, SAMPLE_RATE_HZ / 2.0, FILTER_BINS);
-    let mut filters = Vec::with_capacity(bands * FILTER_BINS);
-    for band in points.windows(3) {
-        let area = 2.0 / (band[2] - band[0]);
-        for bin in &bins {
-            let rising = (bin - band[0]) / (band[1] - band[0]);
-            let falling = (band[2] - bin) / (band[2] - band[1]);
-            let weight = rising.min(falling).max(0.0) as f32;
-            filters.push((f64::from(weight) * area) as f32);
-        }
-    }
-    filters
-}
-
-fn linspace(from: f64, to: f64, count: usize) -> Vec<f64> {
-    let step = (to - from) / (count - 1) as f64;
-    (0..count)
-        .map(|n| {
-            if n + 1 == count {
-                to
-            } else {
-                n as f64 * step + from
-            }
-        })
-        .collect()
-}
-
 struct Writer {
     out: BufWriter<File>,
     weights: WeightType,
@@ -256,8 +135,8 @@ impl Writer {
 
     fn filters(&mut self, bands: usize) -> Converted<()> {
         self.number(bands)?;
-        self.number(FILTER_BINS)?;
-        self.floats(&mel_filters(bands))
+        self.number(mel::BINS)?;
+        self.floats(&mel::filters(bands))
     }
 
     fn tokens(&mut self, tokens: &[Vec<u8>]) -> Converted<()> {

@@ -10,6 +10,7 @@ mod halves;
 mod pickle;
 mod protobuf;
 pub mod resemblyzer;
+pub mod whisper_onnx;
 
 use std::io;
 use std::path::Path;

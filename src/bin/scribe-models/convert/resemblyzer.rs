@@ -10,12 +10,12 @@ use std::f64::consts::TAU;
 use std::path::Path;
 
 use super::pickle::{self, Value};
-use super::protobuf::{self, Attribute, Dimension, Message};
+use super::protobuf::{self, Attribute, Dimension, Element, Message};
 use super::{ConvertError, Converted};
 use crate::archive;
 
 const FRAME: usize = 400;
-const HOP: u64 = 160;
+const HOP: i64 = 160;
 const BINS: usize = FRAME / 2 + 1;
 const BANDS: usize = 40;
 const HIDDEN: usize = 256;
@@ -236,10 +236,12 @@ fn build(state: &Checkpoint) -> Converted<Message> {
     let constants = constants(state)?;
     let input = protobuf::value_info(
         "waveform",
+        Element::F32,
         &[Dimension::Free("batch"), Dimension::Free("samples")],
     );
     let output = protobuf::value_info(
         "embedding",
+        Element::F32,
         &[Dimension::Free("batch"), Dimension::Fixed(HIDDEN as u64)],
     );
     let graph = Message::default()
@@ -297,7 +299,7 @@ fn front_end_nodes() -> Vec<Message> {
 fn network_nodes() -> Vec<Message> {
     use Attribute::Int;
     use protobuf::node;
-    let hidden = || [("hidden_size", Int(HIDDEN as u64))];
+    let hidden = || [("hidden_size", Int(HIDDEN as i64))];
     vec![
         node(
             "LSTM",

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A graph as it grows: operations in order, each with its constants, and the file in the end.
+//!
+//! Constants are kept as the bytes of the file and written one by one: a large model's graph lies in memory once.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+
+use super::super::ct2::Array;
+use super::super::protobuf::{self, Attribute, Dimension, Element, Message};
+
+/// ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+/// The version of ONNX's form.
+const IR_VERSION: u64 = 10;
+/// Of ONNX's operators; those of ONNX Runtime are of version 1.
+const OPSET: u64 = 20;
+/// No message of protobuf is longer.
+const FILE_BYTES_MAX: u64 = (1 << 31) - 1;
+
+/// A value in the graph: an input, a constant or what an operation gives.
+pub type Value = String;
+
+/// An input or an output: its name, type and shape.
+pub struct Port<'a> {
+    /// Its name.
+    pub name: String,
+    /// Type of its elements.
+    pub element: Element,
+    /// Its shape.
+    pub shape: Vec<Dimension<'a>>,
+}
+
+/// How matrices with constant weights are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Linear {
+    /// Weights of 8 bits, activations made ones of 8 bits in each run: `DynamicQuantizeMatMul`.
+    Int8,
+    /// As they are.
+    F32,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Graph {
+    nodes: Vec<Message>,
+    constants: Vec<Message>,
+    known: HashSet<String>,
+}
+
+impl Graph {
+    /// An operation with one result.
+    pub fn op(&mut self, op: &str, inputs: &[&str]) -> Value {
+        self.op_with(op, inputs, &[])
+    }
+
+    /// The same with attributes.
+    pub fn op_with(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[(&str, Attribute<'_>)],
+    ) -> Value {
+        let name = format!("{op}_{}_0", self.nodes.len() + 1);
+        self.op_named(op, inputs, &[&name], attributes);
+        name
+    }
+
+    /// Cuts a value in `N` equal parts along `axis`.
+    pub fn split<const N: usize>(&mut self, value: &str, axis: i64) -> [Value; N] {
+        let number = self.nodes.len() + 1;
+        let names: [Value; N] = std::array::from_fn(|n| format!("Split_{number}_{n}"));
+        let outputs = names.each_ref().map(String::as_str);
+        self.split_named(value, axis, &outputs);
+        names
+    }
+
+    /// The same, with names for the parts.
+    pub fn split_named(&mut self, value: &str, axis: i64, outputs: &[&str]) {
+        let parts = Attribute::Int(outputs.len() as i64);
+        let attributes = [("axis", Attribute::Int(axis)), ("num_outputs", parts)];
+        self.op_named("Split", &[value], outputs, &attributes);
+    }
+
+    /// An operation whose results have these names.
+    ///
+    /// - `attributes`: in the order of their names.
+    pub fn op_named(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[(&str, Attribute<'_>)],
+    ) {
+        let domain = match op {
+            "DynamicQuantizeMatMul" | "MultiHeadAttention" => MICROSOFT,
+            _ => "",
+        };
+        let name = format!("{op}_{}", self.nodes.len() + 1);
+        let node = protobuf::named_node(&name, domain, op, inputs, outputs, attributes);
+        self.nodes.push(node);
+    }
+
+    /// Elements `from` to `to` along `axis`.
+    pub fn slice(&mut self, value: &str, from: i64, to: i64, axis: i64) -> Value {
+        let (from, to, axis) = (self.ints(&[from]), self.ints(&[to]), self.ints(&[axis]));
+        self.op("Slice", &[value, &from, &to, &axis])
+    }
+
+    /// A value in another shape; 0 is a length as it was, -1 what is left.
+    pub fn reshape(&mut self, value: &str, shape: &[i64]) -> Value {
+        let shape = self.ints(shape);
+        self.op("Reshape", &[value, &shape])
+    }
+
+    /// A value with its axes in another order.
+    pub fn transpose(&mut self, value: &str, axes: &[i64]) -> Value {
+        self.op_with("Transpose", &[value], &[("perm", Attribute::Ints(axes))])
+    }
+
+    /// Values side by side along `axis`.
+    pub fn concat(&mut self, values: &[&str], axis: i64) -> Value {
+        self.op_with("Concat", values, &[("axis", Attribute::Int(axis))])
+    }
+
+    /// Length of the axis before `end`.
+    pub fn length(&mut self, value: &str, end: i64) -> Value {
+        let attributes = [
+            ("end", Attribute::Int(end)),
+            ("start", Attribute::Int(end - 1)),
+        ];
+        self.op_with("Shape", &[value], &attributes)
+    }
+
+    /// Shares of 1 along the last axis.
+    pub fn softmax(&mut self, value: &str) -> Value {
+        self.op_with("Softmax", &[value], &[("axis", Attribute::Int(-1))])
+    }
+
+    /// A value normalised along its last axis.
+    pub fn norm(&mut self, value: &str, name: &str, gamma: &[f32], beta: &[f32]) -> Value {
+        let gamma = self.floats(&format!("{name}.g"), &[gamma.len()], gamma);
+        let beta = self.floats(&format!("{name}.b"), &[beta.len()], beta);
+        let attributes = [
+            ("axis", Attribute::Int(-1)),
+            ("epsilon", Attribute::Float(1e-5)),
+        ];
+        self.op_with("LayerNormalization", &[value, &gamma, &beta], &attributes)
+    }
+
+    /// `value` times the transpose of `weight` `[out, in]`, plus `bias`.
+    pub fn linear(
+        &mut self,
+        value: &str,
+        name: &str,
+        weight: &Array,
+        bias: Option<&[f32]>,
+        kind: Linear,
+    ) -> Value {
+        let (rows, columns) = (weight.shape[0], weight.shape[1]);
+        if kind == Linear::Int8 {
+            let (scales, bytes) = quantised(weight);
+            let q = self.constant(&format!("{name}.q"), &[columns, rows], Element::I8, &bytes);
+            let scales = self.floats(&format!("{name}.scale"), &[rows], &scales);
+            let zeros = vec![0; rows];
+            let zeros = self.constant(&format!("{name}.zero"), &[rows], Element::I8, &zeros);
+            let bias = bias.map(|bias| self.floats(&format!("{name}.bias"), &[rows], bias));
+            let mut inputs = vec![value, &q, &scales, &zeros];
+            inputs.extend(bias.as_deref());
+            return self.op("DynamicQuantizeMatMul", &inputs);
+        }
+        let transposed: Vec<f32> = (0..columns)
+            .flat_map(|column| weight.values.iter().skip(column).step_by(columns).copied())
+            .collect();
+        let w = self.floats(&format!("{name}.w"), &[columns, rows], &transposed);
+        let product = self.op("MatMul", &[value, &w]);
+        match bias {
+            Some(bias) => {
+                let bias = self.floats(&format!("{name}.bias"), &[rows], bias);
+                self.op("Add", &[&product, &bias])
+            }
+            None => product,
+        }
+    }
+
+    /// Whole numbers, which have their name from their values.
+    pub fn ints(&mut self, values: &[i64]) -> Value {
+        let words: Vec<String> = values.iter().map(i64::to_string).collect();
+        let name = format!("i{}", words.join("_"));
+        if self.known.insert(name.clone()) {
+            self.constants.push(protobuf::ints(&name, values));
+        }
+        name
+    }
+
+    /// Floats.
+    pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
+        self.constant(name, shape, Element::F32, &protobuf::bytes_of(values))
+    }
+
+    /// A constant of any type, once for each name.
+    pub fn constant(&mut self, name: &str, shape: &[usize], element: Element, raw: &[u8]) -> Value {
+        if self.known.insert(name.to_owned()) {
+            let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
+            self.constants
+                .push(protobuf::tensor(name, &shape, element, raw));
+        }
+        name.to_owned()
+    }
+
+    /// Writes the file: a ModelProto with these inputs, outputs and notes. Returns its length where that is more than an
+    /// ONNX file can have, and has then written nothing.
+    pub fn write(
+        &self,
+        out: &mut impl Write,
+        inputs: &[Port<'_>],
+        outputs: &[Port<'_>],
+        notes: &[(&str, String)],
+    ) -> io::Result<Result<(), u64>> {
+        let port = |port: &Port<'_>| protobuf::value_info(&port.name, port.element, &port.shape);
+        let before = Message::default()
+            .each(&self.nodes, |m, node| m.message(1, node))
+            .text(2, "whisper");
+        let behind = Message::default()
+            .each(inputs, |m, input| m.message(11, &port(input)))
+            .each(outputs, |m, output| m.message(12, &port(output)));
+        let constants: u64 = self.constants.iter().map(|c| c.length_within(5)).sum();
+        let head = Message::default().int(1, IR_VERSION).text(2, "scribe");
+        let opset = |domain, version| Message::default().text(1, domain).int(2, version);
+        let tail = Message::default()
+            .message(8, &opset("", OPSET))
+            .message(8, &opset(MICROSOFT, 1))
+            .each(notes, |m, (key, value)| {
+                m.message(14, &protobuf::note(key, value))
+            });
+        let graph = before.head(7, constants + behind.as_bytes().len() as u64);
+        let whole = [&head, &before, &behind, &tail].map(|m| m.as_bytes().len() as u64);
+        let length = whole.iter().sum::<u64>() + graph.len() as u64 + constants;
+        if length > FILE_BYTES_MAX {
+            return Ok(Err(length));
+        }
+        out.write_all(head.as_bytes())?;
+        out.write_all(&graph)?;
+        out.write_all(before.as_bytes())?;
+        for constant in &self.constants {
+            out.write_all(&constant.head(5, 0))?;
+            out.write_all(constant.as_bytes())?;
+        }
+        out.write_all(behind.as_bytes())?;
+        out.write_all(tail.as_bytes())?;
+        out.flush()?;
+        Ok(Ok(()))
+    }
+}
+
+/// The scale of each row of a matrix `[out, in]`, and its values in units of that, as signed bytes `[in, out]`.
+fn quantised(weight: &Array) -> (Vec<f32>, Vec<u8>) {
+    let (rows, columns) = (weight.shape[0], weight.shape[1]);
+    let scale = |row: &[f32]| {
+        let largest = row.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+        let scale = largest / 127.0;
+        if scale == 0.0 { 1.0 } else { scale }
+    };
+    let scales: Vec<f32> = weight.values.chunks_exact(columns).map(scale).collect();
+    let mut bytes = vec![0; weight.values.len()];
+    for (n, (row, scale)) in weight.values.chunks_exact(columns).zip(&scales).enumerate() {
+        for (byte, value) in bytes[n..].iter_mut().step_by(rows).zip(row) {
+            let steps = (value / scale).round_ties_even().clamp(-127.0, 127.0);
+            *byte = (steps as i8).cast_unsigned();
+        }
+    }
+    (scales, bytes)
+}
