@@ -3,4 +3,5 @@
 //! clock.
 
 pub mod fbank;
+pub mod mel;
 pub mod spectrum;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-// Included by those tests whose arrays tests/reference/*.py make; `sound` in fbank.py is the same.
+// Included by those tests whose arrays tests/reference/*.py make; `sound` in sound.py is the same.
 
 /// Sound of whole numbers of 16 bits, computed with whole numbers alone, so that every machine and language makes the same:
 /// a triangle wave that rises from `seed` times 100 Hz, with noise; faint noise; silence; wave and noise around an offset; and again.

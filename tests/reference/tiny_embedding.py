@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fbank import MASK, fbank, sound
+from fbank import fbank
+from sound import MASK, sound
 
 HERE = Path(__file__).parent
 BANDS, HIDDEN, DIMENSION = 80, 16, 16
