@@ -7,13 +7,11 @@
 
 use std::ops::Range;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
-/// Property of the decoder's file: the plain tokens in base64, one a line.
-pub(super) const PROPERTY: &str = "tokens";
-/// Plain tokens of the English vocabulary; the multilingual one has one more.
-const PLAIN_ENGLISH: usize = 50_256;
+/// Property of the decoder's file: the tokens, one a line, in GPT-2's alphabet.
+pub(super) const PROPERTY: &str = "vocabulary";
+/// Plain tokens, in which the English and the multilingual vocabularies are alike in number. Behind them the multilingual
+/// ones have a number that is not used.
+const PLAIN: usize = 50_256;
 /// Marks that are no languages: end, start, six more, and 1501 times of 20 ms.
 const OTHER_MARKS: usize = 8 + 1501;
 /// No token is longer; the longest of Whisper's has 128 bytes.
@@ -50,34 +48,35 @@ pub(super) struct Vocabulary {
 impl Vocabulary {
     /// From the property's text, for a model of `len` tokens with their marks.
     pub fn parse(text: &str, len: usize) -> Result<Self, String> {
-        let mut tokens = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let token = STANDARD.decode(line).map_err(|e| {
-                format!("token {number} of its property \"{PROPERTY}\" is not understood: {e}")
-            })?;
-            tokens.push(token);
+        let alphabet = alphabet();
+        let mut tokens = Vec::with_capacity(PLAIN + 1);
+        // Nothing but the line feed separates: some tokens hold other ends of lines.
+        for (number, line) in text.split('\n').take(PLAIN).enumerate() {
+            let byte = |c: char| alphabet.get(c as usize).copied().flatten();
+            let token: Option<Vec<u8>> = line.chars().map(byte).collect();
+            tokens.push(token.filter(|token| !token.is_empty()).ok_or_else(|| {
+                format!("token {number} of its property \"{PROPERTY}\" is not in GPT-2's alphabet")
+            })?);
         }
-        Self::new(&tokens, len)
-    }
-
-    /// Of these plain tokens, for a model of `len` tokens with their marks. What is behind the plain ones is left out.
-    pub fn new(tokens: &[Vec<u8>], len: usize) -> Result<Self, String> {
-        let plain = PLAIN_ENGLISH + usize::from(len > PLAIN_ENGLISH + OTHER_MARKS + 99);
-        if tokens.len() < plain || len < plain + OTHER_MARKS {
+        let multilingual = len > PLAIN + OTHER_MARKS + 99;
+        if tokens.len() < PLAIN || len < PLAIN + OTHER_MARKS {
             return Err(format!(
-                "it has {} plain tokens, and {plain} are wanted for a vocabulary of {len}",
+                "its property \"{PROPERTY}\" has {} tokens, and {PLAIN} plain ones are wanted for {len}",
                 tokens.len()
             ));
         }
-        Self::of(&tokens[..plain], len)
+        if multilingual {
+            tokens.push(Vec::new());
+        }
+        Self::of(&tokens, len)
     }
 
-    /// The same for any number of plain tokens.
+    /// Of these plain tokens; one without bytes is none.
     fn of(tokens: &[Vec<u8>], len: usize) -> Result<Self, String> {
         let mut bytes = Vec::with_capacity(tokens.iter().map(Vec::len).sum());
         let mut starts = vec![0];
         for (number, token) in tokens.iter().enumerate() {
-            if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+            if token.len() > TOKEN_BYTES_MAX {
                 return Err(format!("its token {number} has {} bytes", token.len()));
             }
             bytes.extend_from_slice(token);
@@ -91,7 +90,8 @@ impl Vocabulary {
             suppressed: Vec::new(),
             space: None,
         };
-        let mut sorted: Vec<u32> = (0..tokens.len() as u32).collect();
+        let empty = |n: &u32| tokens[*n as usize].is_empty();
+        let mut sorted: Vec<u32> = (0..tokens.len() as u32).filter(|n| !empty(n)).collect();
         sorted.sort_by(|a, b| tokens[*a as usize].cmp(&tokens[*b as usize]));
         let twice = sorted.windows(2).find(|w| tokens[w[0] as usize] == tokens[w[1] as usize]);
         if let Some(twice) = twice {
@@ -100,6 +100,8 @@ impl Vocabulary {
         vocabulary.sorted = sorted;
         vocabulary.space = vocabulary.find(b" ");
         vocabulary.suppressed = vocabulary.no_speech_signs();
+        let unused = (0..tokens.len() as u32).filter(empty);
+        vocabulary.suppressed.extend(unused);
         Ok(vocabulary)
     }
 
@@ -221,6 +223,15 @@ impl Vocabulary {
     }
 }
 
+/// GPT-2's alphabet, a character a byte: printable Latin-1 stands for itself, the 68 other bytes, in rising order, are
+/// U+0100, U+0101 and so on.
+fn alphabet() -> Vec<Option<u8>> {
+    let is_plain = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let own = (0..=u8::MAX).map(|byte| is_plain(byte).then_some(byte));
+    let others = (0..=u8::MAX).filter(|byte| !is_plain(*byte)).map(Some);
+    own.chain(others).collect()
+}
+
 /// The first piece of a text within which bytes are joined: GPT-2's pattern
 /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
 fn first_piece(text: &str) -> Option<&str> {
@@ -254,8 +265,10 @@ mod tests {
     /// All bytes, and a few words.
     fn small() -> Vocabulary {
         let mut tokens: Vec<Vec<u8>> = (0..=255).map(|b| vec![b]).collect();
-        let words = ["th", " t", "the", " th", " the", "he", "((", " (", " -", "\u{266a}"];
+        let words = ["th", " t", "the", " th", " the", "he", "((", " (", " -"];
         tokens.extend(words.map(|w| w.as_bytes().to_vec()));
+        // Two of a note's three bytes.
+        tokens.push(vec![0xe2, 0x99]);
         Vocabulary::of(&tokens, 266 + OTHER_MARKS + 99).unwrap()
     }
 
@@ -265,12 +278,11 @@ mod tests {
 
     #[test]
     fn marks_lie_behind_the_plain_tokens_in_openais_order() {
-        let tokens: Vec<Vec<u8>> = (0..PLAIN_ENGLISH as u32 + 1)
-            .map(|n| n.to_string().into_bytes())
-            .collect();
-        let english = Vocabulary::new(&tokens, 51_864).unwrap();
-        let many = Vocabulary::new(&tokens, 51_865).unwrap();
-        let large = Vocabulary::new(&tokens, 51_866).unwrap();
+        let lines: Vec<String> = (0..PLAIN).map(|n| n.to_string()).collect();
+        let text = lines.join("\n") + "\n\n<|startoftranscript|>";
+        let english = Vocabulary::parse(&text, 51_864).unwrap();
+        let many = Vocabulary::parse(&text, 51_865).unwrap();
+        let large = Vocabulary::parse(&text, 51_866).unwrap();
 
         assert_eq!((english.end(), english.start()), (50_256, 50_257));
         assert_eq!(english.no_timestamps(), 50_362);
@@ -281,7 +293,9 @@ mod tests {
         assert_eq!(many.no_timestamps(), 50_363);
         assert_eq!(large.languages().len(), 100);
         assert_eq!(large.no_timestamps(), 50_364);
-        assert!(Vocabulary::new(&tokens[..50_000], 51_864).is_err());
+        assert_eq!(many.token(50_255), b"50255");
+        assert_eq!((many.token(50_256), many.token(50_257)), (&b""[..], &b""[..]));
+        assert!(many.suppressed().contains(&50_256));
     }
 
     #[test]
@@ -289,16 +303,25 @@ mod tests {
         let vocabulary = small();
 
         assert_eq!(vocabulary.encode(" the"), [number(&vocabulary, " the")]);
-        // "th" comes before "he".
-        let expected = ["th", "h", "e"].map(|t| number(&vocabulary, t));
-        assert_eq!(vocabulary.encode("thhe").len(), 2);
-        assert_eq!(vocabulary.encode("th")[..], expected[..1]);
+        // "th" is joined before "he", and is no end of a longer one here.
+        let expected = ["th", "x", "he"].map(|t| number(&vocabulary, t));
+        assert_eq!(vocabulary.encode("thxhe"), expected);
         let text: Vec<u8> = vocabulary
             .encode("the Ünïcode's 42!  \n end ")
             .iter()
             .flat_map(|t| vocabulary.token(*t).to_vec())
             .collect();
         assert_eq!(text, "the Ünïcode's 42!  \n end ".as_bytes());
+    }
+
+    #[test]
+    fn a_character_of_the_alphabet_is_a_byte() {
+        let alphabet = alphabet();
+        let byte = |c: char| alphabet[c as usize];
+
+        assert_eq!(alphabet.iter().flatten().count(), 256);
+        assert_eq!((byte('a'), byte('\u{120}'), byte('\u{10a}')), (Some(97), Some(32), Some(10)));
+        assert_eq!((byte(' '), byte('\u{143}')), (None, Some(0xad)));
     }
 
     #[test]
@@ -325,15 +348,15 @@ mod tests {
         assert!(suppressed("(("));
         assert!(suppressed(" ("));
         assert!(suppressed(" -"));
-        assert!(suppressed("\u{266a}"));
+        assert!(vocabulary.suppressed().contains(&265));
         assert!(!suppressed("-"));
         assert!(!suppressed("."));
     }
 
     #[test]
     fn a_property_that_is_damaged_is_refused_with_the_place() {
-        assert!(Vocabulary::parse("IQ==\n?", 51_864).unwrap_err().contains("token 1"));
-        assert!(Vocabulary::parse("IQ==", 51_864).unwrap_err().contains("1 plain"));
+        assert!(Vocabulary::parse("a\nb c", 51_864).unwrap_err().contains("token 1"));
+        assert!(Vocabulary::parse("a", 51_864).unwrap_err().contains("has 1 tokens"));
         let twice = Vocabulary::of(&[b"a".to_vec(), b"a".to_vec()], 3000).unwrap_err();
         assert!(twice.contains("are the same"), "{twice}");
     }
