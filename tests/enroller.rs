@@ -54,7 +54,10 @@ fn stored(folder: &Path) -> Vec<Voice> {
         read_only: true,
         ..OpenOptions::default()
     };
-    Store::open(&voices_in(folder), &how).unwrap().voices().unwrap()
+    Store::open(&voices_in(folder), &how)
+        .unwrap()
+        .voices()
+        .unwrap()
 }
 
 /// Pushes `level` from `from` to `to`, seconds, a buffer each half second.
@@ -133,11 +136,18 @@ fn sound_passes_untouched_and_a_voice_is_kept_at_the_end() {
     let take = &voices[0].takes[0];
     assert!((take.mean[0] - ANN.cos()).abs() < 1e-3, "{:?}", take.mean);
     assert!((take.quality.net_speech_s - 5.0).abs() < 0.1);
-    let mode = voices_in(folder.path()).metadata().unwrap().permissions().mode();
+    let mode = voices_in(folder.path())
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let told = structures(&rig, messages::ENROLLED);
     assert_eq!(told.len(), 1);
-    assert_eq!(told[0].get::<String>("id").unwrap(), voices[0].id.to_string());
+    assert_eq!(
+        told[0].get::<String>("id").unwrap(),
+        voices[0].id.to_string()
+    );
     assert_eq!(told[0].get::<&str>("label"), Ok("Ann"));
     assert_eq!(told[0].get::<&str>("grade"), Ok("weak"));
     assert_eq!(told[0].get::<bool>("is-new"), Ok(true));
@@ -187,7 +197,10 @@ fn too_little_speech_is_an_error_with_the_figure_and_the_limit_and_nothing_is_wr
         level(rig, 1, 5, 0.0);
     });
 
-    assert!(error.contains("1.0 s of one person alone in 5.0 s of sound"), "{error}");
+    assert!(
+        error.contains("1.0 s of one person alone in 5.0 s of sound"),
+        "{error}"
+    );
     assert!(error.contains("min-speech asks for 2.0 s"), "{error}");
 }
 
@@ -224,7 +237,10 @@ fn speech_that_is_cut_off_is_an_error() {
 
     let error = refused("clipped", folder.path(), |rig| says(rig, 0.99));
 
-    assert!(error.contains("cut off: 99") && error.contains("2.0 % at most"), "{error}");
+    assert!(
+        error.contains("cut off: 99") && error.contains("2.0 % at most"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -320,7 +336,10 @@ fn consent_is_required_where_that_is_asked_for_and_kept_with_the_voice() {
 
     let voice = &stored(folder.path())[0];
     let consent = voice.consent.as_ref().unwrap();
-    assert_eq!((consent.who.as_str(), consent.when.as_str()), ("Ann Lee", "2026-11-26"));
+    assert_eq!(
+        (consent.who.as_str(), consent.when.as_str()),
+        ("Ann Lee", "2026-11-26")
+    );
     assert_eq!(consent.purpose, "minutes; of meetings");
     let days = (voice.expires.unwrap() - voice.created) as f64 / 86_400.0;
     assert!((days - 30.0).abs() < 0.1, "{days}");
@@ -334,7 +353,10 @@ fn another_models_voices_are_an_error_with_both_names_and_the_remedy() {
 
     let error = rig.error().to_string();
 
-    assert!(error.contains("fake:before") && error.contains("fake:after"), "{error}");
+    assert!(
+        error.contains("fake:before") && error.contains("fake:after"),
+        "{error}"
+    );
     assert!(error.contains("enrol everybody again"), "{error}");
 }
 
@@ -365,7 +387,10 @@ fn a_recording_that_is_too_long_passes_and_says_so() {
     let told = structures(&rig, messages::DEGRADED);
     assert_eq!(told.len(), 1);
     let reason: String = told[0].get("reason").unwrap();
-    assert!(reason.contains("8 s") && reason.contains("skip-enrollment-above=7"), "{reason}");
+    assert!(
+        reason.contains("8 s") && reason.contains("skip-enrollment-above=7"),
+        "{reason}"
+    );
     assert!(!voices_in(folder.path()).exists());
 }
 
@@ -385,7 +410,10 @@ fn segments_are_spread_go_in_batches_and_progress_is_told() {
 
     let told = structures(&rig, messages::PROGRESS);
     let texts: Vec<String> = told.iter().map(|s| s.get("text").unwrap()).collect();
-    let begins = texts.iter().position(|t| t.starts_with("Processing")).unwrap();
+    let begins = texts
+        .iter()
+        .position(|t| t.starts_with("Processing"))
+        .unwrap();
     assert!(
         texts[begins].starts_with("Processing 20 segments in 3 batches of 8 (memory "),
         "{texts:?}"
@@ -436,9 +464,9 @@ fn a_flush_forgets_what_was_heard() {
     says(&rig, BEN);
     rig.event(gst::event::FlushStart::new());
     rig.event(gst::event::FlushStop::new(true));
-    rig.event(gst::event::Segment::new(
-        &gst::FormattedSegment::<gst::ClockTime>::new(),
-    ));
+    rig.event(gst::event::Segment::new(&gst::FormattedSegment::<
+        gst::ClockTime,
+    >::new()));
     says(&rig, ANN);
 
     rig.finish();
@@ -531,7 +559,8 @@ fn chain(model: &str, folder: &Path, policy: &str, online: bool) -> gst::Element
     diarizer.link(&enroller).unwrap();
     for (pad, element) in [("sink", &diarizer), ("src", &enroller)] {
         let target = element.static_pad(pad).unwrap();
-        bin.add_pad(&gst::GhostPad::with_target(&target).unwrap()).unwrap();
+        bin.add_pad(&gst::GhostPad::with_target(&target).unwrap())
+            .unwrap();
     }
     bin.upcast()
 }
@@ -549,7 +578,9 @@ fn conversation(rig: &Rig) {
 /// Who spoke, in order, by id and name.
 fn spoke(out: &[Out]) -> Vec<(String, String)> {
     let told = events(out, gst::EventType::CustomDownstream);
-    let told = told.iter().filter_map(|e| messages::turns_of(e.structure()?));
+    let told = told
+        .iter()
+        .filter_map(|e| messages::turns_of(e.structure()?));
     told.flat_map(|t| t.all)
         .map(|t| (t.turn.speaker_id, t.turn.speaker.unwrap_or_default()))
         .collect()
@@ -565,7 +596,12 @@ fn speakers_whom_nobody_knows_get_an_identity_that_lasts() {
 
     let voices = stored(folder.path());
     assert_eq!(voices.len(), 2);
-    let who = |n: usize| (voices[n].id.to_string(), format!("Speaker {}", voices[n].number));
+    let who = |n: usize| {
+        (
+            voices[n].id.to_string(),
+            format!("Speaker {}", voices[n].number),
+        )
+    };
     assert_eq!(spoke(&out), [who(0), who(1), who(0)]);
     let relabels = structures(&rig, messages::RELABEL);
     assert_eq!(relabels.len(), 2);
@@ -611,7 +647,10 @@ fn who_is_known_by_name_is_learnt_from_and_strangers_are_not() {
 #[test]
 fn online_an_identity_comes_as_a_relabel() {
     let folder = tempfile::tempdir().unwrap();
-    let rig = Rig::of(chain("live strangers", folder.path(), "unknown", true), false);
+    let rig = Rig::of(
+        chain("live strangers", folder.path(), "unknown", true),
+        false,
+    );
     rig.begin();
     conversation(&rig);
     let out = rig.finish();
@@ -770,15 +809,28 @@ fn a_model_that_is_fallen_back_to_names_nobody_and_says_so() {
     assert!(is_start(&out[0]), "told before the stream begins");
     assert!(spoke(&out).iter().all(|s| s.0.starts_with("speaker-")));
     let told = structures(&rig, messages::DEGRADED);
-    let names = told.iter().find(|s| s.get::<&str>("what") == Ok("names")).unwrap();
-    assert!(names.get::<String>("reason").unwrap().contains("fake:spare"));
+    let names = told
+        .iter()
+        .find(|s| s.get::<&str>("what") == Ok("names"))
+        .unwrap();
+    assert!(
+        names
+            .get::<String>("reason")
+            .unwrap()
+            .contains("fake:spare")
+    );
 }
 
 // Programs, on real models and real speech.
 
 fn gst_launch(line: &str, folder: &Path) -> Output {
     Command::new("timeout")
-        .args(["--preserve-status", "--signal=INT", "--kill-after=60", "120"])
+        .args([
+            "--preserve-status",
+            "--signal=INT",
+            "--kill-after=60",
+            "120",
+        ])
         .args(["gst-launch-1.0", "-m"])
         .args(line.split_whitespace())
         .current_dir(folder)
@@ -815,7 +867,9 @@ fn demo() -> Vec<f32> {
     let mut samples = Vec::new();
     while let Ok(sample) = sink.pull_sample() {
         let map = sample.buffer().unwrap().map_readable().unwrap();
-        let values = map.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let values = map
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         samples.extend(values);
     }
     pipeline.set_state(gst::State::Null).unwrap();
@@ -858,7 +912,11 @@ fn write_wav(path: &Path, samples: &[f32]) {
     bytes.extend(16_u16.to_le_bytes());
     bytes.extend(b"data");
     bytes.extend(data.to_le_bytes());
-    bytes.extend(samples.iter().flat_map(|s| ((s * 32_767.0) as i16).to_le_bytes()));
+    bytes.extend(
+        samples
+            .iter()
+            .flat_map(|s| ((s * 32_767.0) as i16).to_le_bytes()),
+    );
     std::fs::write(path, bytes).unwrap();
 }
 
@@ -869,7 +927,9 @@ fn noise(samples: usize, level: f32) -> Vec<f32> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
-    (0..samples).map(|_| next() * level * 3_f32.sqrt()).collect()
+    (0..samples)
+        .map(|_| next() * level * 3_f32.sqrt())
+        .collect()
 }
 
 fn enrols(file: &str, name: &str) -> String {
@@ -892,14 +952,21 @@ fn a_reader_is_enrolled_from_one_recording_and_known_in_another() {
     let out = gst_launch(&enrols("reader.wav", "Austen"), path);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{said}");
-    assert!(said.contains("scribe/enrolled") && said.contains("Austen"), "{said}");
+    assert!(
+        said.contains("scribe/enrolled") && said.contains("Austen"),
+        "{said}"
+    );
 
     let out = gst_launch(
         "filesrc location=demo.opus ! decodebin ! audioconvert ! scribediarizer voices=voices.db ! scribetranscriber ! \
          scribeenc format=json ! filesink location=demo.json",
         path,
     );
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stdout)
+    );
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(path.join("demo.json")).unwrap()).unwrap();
     let segments = json["segments"].as_array().unwrap();
@@ -907,12 +974,18 @@ fn a_reader_is_enrolled_from_one_recording_and_known_in_another() {
     let mut named = 0;
     for segment in segments {
         let text = segment["text"].as_str().unwrap().to_lowercase();
-        let is_cards = ["clubs", "meters", "somewhere", "zero"].iter().any(|w| text.contains(w));
+        let is_cards = ["clubs", "meters", "somewhere", "zero"]
+            .iter()
+            .any(|w| text.contains(w));
         let speaker = segment["speaker"].as_str().unwrap_or_default();
         assert!(!is_cards || speaker != "Austen", "{segment}");
         if speaker == "Austen" {
             named += 1;
-            assert_eq!(segment["speaker_id"].as_str(), Some(id.as_str()), "{segment}");
+            assert_eq!(
+                segment["speaker_id"].as_str(),
+                Some(id.as_str()),
+                "{segment}"
+            );
         }
     }
     assert!(named > 0, "{json}");
@@ -976,7 +1049,11 @@ fn an_unnamed_speaker_of_today_is_the_same_tomorrow_and_can_be_named_later() {
     };
     let speakers = |file: &str| -> Vec<String> {
         let out = gst_launch(&line(file), path);
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stdout)
+        );
         let json = std::fs::read(path.join(format!("{file}.json"))).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         let segments = json["segments"].as_array().unwrap();
@@ -1045,13 +1122,21 @@ fn a_hundred_changes_of_state_and_seeks_leave_an_enrolment_that_works() {
             let at = gst::ClockTime::from_mseconds(u64::from(random(44_000)));
             let _ = pipeline.seek_simple(gst::SeekFlags::FLUSH, at);
         } else {
-            let states = [gst::State::Null, gst::State::Ready, gst::State::Paused, gst::State::Playing];
+            let states = [
+                gst::State::Null,
+                gst::State::Ready,
+                gst::State::Paused,
+                gst::State::Playing,
+            ];
             let next = states[random(4) as usize];
             at_once("a state", || pipeline.set_state(next).unwrap());
         }
         std::thread::sleep(Duration::from_millis(u64::from(random(20))));
     }
-    let wrong = bus.iter().filter(|m| m.type_() == gst::MessageType::Error).count();
+    let wrong = bus
+        .iter()
+        .filter(|m| m.type_() == gst::MessageType::Error)
+        .count();
     assert_eq!(wrong, 0);
     at_once("NULL", || pipeline.set_state(gst::State::Null).unwrap());
     bus.set_flushing(true);

@@ -21,7 +21,9 @@ fn pipelines(text: &str) -> Vec<String> {
             let words = line
                 .split_whitespace()
                 .map(|word| match word.split_once('=') {
-                    Some((property @ ("location" | "voices" | "name-of"), _)) => format!("{property}=…"),
+                    Some((property @ ("location" | "voices" | "name-of"), _)) => {
+                        format!("{property}=…")
+                    }
                     _ => word.to_owned(),
                 });
             words.collect::<Vec<_>>().join(" ")

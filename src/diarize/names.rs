@@ -281,14 +281,20 @@ mod tests {
     #[test]
     fn who_is_known_has_a_lasting_id_and_who_is_not_a_number() {
         let mut labels = Labels::default();
-        assert_eq!((labels.id(1), labels.name(1)), ("speaker-2".into(), "Speaker 2".into()));
+        assert_eq!(
+            (labels.id(1), labels.name(1)),
+            ("speaker-2".into(), "Speaker 2".into())
+        );
 
         labels.has_voices = true;
         labels.set(0, Some((VoiceId(7), "Alice")));
 
         assert_eq!(labels.id(0), "voice-0000000000000007");
         assert_eq!(labels.name(0), "Alice");
-        assert_eq!((labels.id(1), labels.name(1)), ("speaker-2".into(), "Unknown 2".into()));
+        assert_eq!(
+            (labels.id(1), labels.name(1)),
+            ("speaker-2".into(), "Unknown 2".into())
+        );
         labels.set(0, None);
         assert_eq!(labels.name(0), "Unknown 1");
     }

@@ -104,8 +104,7 @@ pub fn voice_model(model: &str) -> Result<VoiceModel, EngineError> {
     let entry = found.entry.as_ref().ok_or_else(|| {
         EngineError::Unsupported(format!("no manifest describes {}", found.path.display()))
     })?;
-    let version =
-        file_digest(&found.path).map_err(|e| EngineError::ModelMissing(e.to_string()))?;
+    let version = file_digest(&found.path).map_err(|e| EngineError::ModelMissing(e.to_string()))?;
     Ok(VoiceModel {
         key: ModelKey {
             name: entry.id.clone(),

@@ -10,7 +10,6 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::DiarizerMode;
-use crate::intake::outbox::Outbox;
 use super::settings::{Settings, properties};
 use super::turns_pad::{self, TurnsQueue, TurnsStream};
 use super::worker::{Worker, push_turns};
@@ -20,6 +19,7 @@ use crate::diarize::names::Labels;
 use crate::diarize::online::KnownVoices;
 use crate::inference::exit;
 use crate::intake::ear::{Ear, Refusal};
+use crate::intake::outbox::Outbox;
 use crate::intake::{Channels, is_live, sound_caps};
 use crate::messages;
 

@@ -13,7 +13,6 @@ use gst::subclass::prelude::*;
 
 use super::DiarizerMode;
 use super::imp::{CAT, FENCE};
-use crate::intake::outbox::Outbox;
 use super::settings::Settings;
 use super::turns_pad::{Out, TurnsQueue, TurnsStream};
 use crate::audio::{RunningNs, SampleIndex, Timeline};
@@ -27,12 +26,13 @@ use crate::diarize::voice::{VoiceModel, voice_model};
 use crate::error::{engine_error, store_error};
 use crate::inference::{CancelToken, EngineError};
 use crate::intake::inbox::{Inbox, Item, Sound, Take};
+use crate::intake::outbox::Outbox;
 use crate::intake::segment_map;
 use crate::messages::{self, SpokenTurn, Turns};
 use crate::registry::{Degraded, Embedding, FirstOf, Lease, Registry, Request, Segmentation};
 use crate::transcript::Turn;
-use crate::voices::matching::{Probe, SpeakerState};
 use crate::transcript::formats::Relabel;
+use crate::voices::matching::{Probe, SpeakerState};
 
 /// How long the worker sleeps when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -333,7 +333,10 @@ impl Worker {
         };
         match &known {
             Some(known) => look(asked.unwrap_or("auto"), known.model(asked)),
-            None => look(asked.unwrap_or("auto"), voice_model(asked.unwrap_or_default())),
+            None => look(
+                asked.unwrap_or("auto"),
+                voice_model(asked.unwrap_or_default()),
+            ),
         }
         for model in self.settings.fallback().0 {
             look(&model, voice_model(&model));
@@ -387,7 +390,10 @@ impl Worker {
                 what: "names".into(),
                 from: "names".into(),
                 to: "none".into(),
-                reason: format!("the voices are not from {}, which is used instead", voice.key),
+                reason: format!(
+                    "the voices are not from {}, which is used instead",
+                    voice.key
+                ),
             });
             return Ok(None);
         }
@@ -729,13 +735,15 @@ impl Worker {
         if voices.is_empty() {
             return;
         }
-        let states = voices.iter().map(|(speaker, vector, seconds)| SpeakerState {
-            speaker: *speaker,
-            probe: Probe {
-                vector,
-                seconds: *seconds,
-            },
-        });
+        let states = voices
+            .iter()
+            .map(|(speaker, vector, seconds)| SpeakerState {
+                speaker: *speaker,
+                probe: Probe {
+                    vector,
+                    seconds: *seconds,
+                },
+            });
         let speakers: Vec<SpeakerState<'_>> = states.collect();
         let changes = match names.live(&speakers) {
             Ok(changes) => changes,
@@ -896,7 +904,9 @@ fn voices_of(told: &Told, online: &Online) -> Vec<(usize, Vec<f32>, f64)> {
         return Vec::new();
     }
     let voices = online.known().voices();
-    voices.map(|(id, voice, seconds)| (id, voice.to_vec(), seconds)).collect()
+    voices
+        .map(|(id, voice, seconds)| (id, voice.to_vec(), seconds))
+        .collect()
 }
 
 fn names_error(error: &NamesError) -> gst::ErrorMessage {

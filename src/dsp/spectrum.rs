@@ -64,7 +64,11 @@ impl PowerSpectrum {
 
     /// Mean power from `low` to `high`, Hz, in a unit of its own: for ratios.
     pub fn band(&self, low: f64, high: f64) -> f64 {
-        let bin = |hz: f64| (hz / RATE * FRAME as f64).round().clamp(0.0, (BINS - 1) as f64) as usize;
+        let bin = |hz: f64| {
+            (hz / RATE * FRAME as f64)
+                .round()
+                .clamp(0.0, (BINS - 1) as f64) as usize
+        };
         let sum: f64 = self.sums[bin(low)..=bin(high).max(bin(low))].iter().sum();
         sum / self.frames.max(1) as f64
     }

@@ -145,7 +145,8 @@ impl Conversation {
         let samples: Arc<[f32]> = self.open[range.clone()].into();
         let ticket = self.embedding.submit(samples, (), Class::File, None);
         let at = |n: usize| self.open_start + n as u64;
-        self.flights.push_back((at(range.start)..at(range.end), ticket));
+        self.flights
+            .push_back((at(range.start)..at(range.end), ticket));
     }
 
     /// Takes answers in order until no more than `most` pieces are without.

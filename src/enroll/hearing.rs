@@ -280,7 +280,10 @@ fn without(ranges: &[Range<usize>], holes: &[Range<usize>]) -> Vec<Range<usize>>
     let mut out = Vec::new();
     for range in ranges {
         let mut at = range.start;
-        for hole in holes.iter().filter(|h| h.end > range.start && h.start < range.end) {
+        for hole in holes
+            .iter()
+            .filter(|h| h.end > range.start && h.start < range.end)
+        {
             if hole.start > at {
                 out.push(at..hole.start);
             }

@@ -281,14 +281,26 @@ mod tests {
             m.net_speech_s = 1.24;
             m.overlapped_s = 2.0;
         });
-        assert!(little.contains("1.2 s of one person alone in 10.0 s of sound (2.0 s more"), "{little}");
+        assert!(
+            little.contains("1.2 s of one person alone in 10.0 s of sound (2.0 s more"),
+            "{little}"
+        );
         assert!(little.contains("asks for 2.0 s"), "{little}");
         let noisy = with(|m| m.snr_db = Some(1.25));
-        assert!(noisy.contains("1.2 dB above") && noisy.contains("5.0 dB are needed"), "{noisy}");
+        assert!(
+            noisy.contains("1.2 dB above") && noisy.contains("5.0 dB are needed"),
+            "{noisy}"
+        );
         let cut = with(|m| m.clipping = 0.031);
-        assert!(cut.contains("3.1 %") && cut.contains("2.0 % at most"), "{cut}");
+        assert!(
+            cut.contains("3.1 %") && cut.contains("2.0 % at most"),
+            "{cut}"
+        );
         let odd = limits.agreement(Some(0.3)).unwrap_err().to_string();
-        assert!(odd.contains("0.30 alike") && odd.contains("0.50 are needed"), "{odd}");
+        assert!(
+            odd.contains("0.30 alike") && odd.contains("0.50 are needed"),
+            "{odd}"
+        );
         assert_eq!(limits.agreement(None), Ok(()));
     }
 }

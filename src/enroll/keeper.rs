@@ -15,7 +15,8 @@ use crate::inference::EngineError;
 use crate::transcript::formats::Relabel;
 use crate::voices::matching::{Decision, Probe, Verdict};
 use crate::voices::{
-    Consent, Enrolled, Key, KeyError, OpenOptions, Quality, Store, StoreError, Take, VoiceId, Who, print,
+    Consent, Enrolled, Key, KeyError, OpenOptions, Quality, Store, StoreError, Take, VoiceId, Who,
+    print,
 };
 
 const DAY_S: u64 = 86_400;
@@ -119,7 +120,11 @@ impl Keeper {
             None
         };
         let known = store.as_ref().map(Store::model).transpose()?.flatten();
-        let model = model_for(options.embedding_model.as_deref(), known.as_ref(), &options.voices)?;
+        let model = model_for(
+            options.embedding_model.as_deref(),
+            known.as_ref(),
+            &options.voices,
+        )?;
         if !matches!(options.whose, Whose::Named(_)) {
             // Known now and not after hours of a conversation.
             model.matching()?;

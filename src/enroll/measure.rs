@@ -136,7 +136,11 @@ impl Measure {
                 self.noise_power += power;
             }
             if near.iter().any(|p| *p >= 0.5) {
-                for sample in frame.iter().map(|s| f64::from(s.abs())).filter(|s| *s > 1e-10) {
+                for sample in frame
+                    .iter()
+                    .map(|s| f64::from(s.abs()))
+                    .filter(|s| *s > 1e-10)
+                {
                     self.wada_count += 1;
                     self.wada_sum += sample;
                     self.wada_logs += sample.ln();
@@ -273,7 +277,11 @@ mod tests {
 
         let snr = found.snr_db.unwrap();
         assert!((snr - 20.0).abs() < 0.5, "{snr}");
-        assert!((found.level_dbfs - -24.77).abs() < 0.2, "{}", found.level_dbfs);
+        assert!(
+            (found.level_dbfs - -24.77).abs() < 0.2,
+            "{}",
+            found.level_dbfs
+        );
         assert!((found.net_speech_s - 2.048).abs() < 1e-9);
         assert_eq!(found.clipping, 0.0);
         assert!(!found.is_telephone);
@@ -305,7 +313,13 @@ mod tests {
         // The sum of twelve is as good as Gaussian.
         let parts: Vec<Vec<f32>> = (0..12).map(|n| noise(200_000 + n)).collect();
         let gauss: Vec<f64> = (0..200_000)
-            .map(|i| parts.iter().enumerate().map(|(n, p)| f64::from(p[(i + n * 997) % 200_000])).sum())
+            .map(|i| {
+                parts
+                    .iter()
+                    .enumerate()
+                    .map(|(n, p)| f64::from(p[(i + n * 997) % 200_000]))
+                    .sum()
+            })
             .collect();
         let mean = gauss.iter().map(|s| s.abs()).sum::<f64>() / gauss.len() as f64;
         let logs = gauss.iter().map(|s| s.abs().max(1e-10).ln()).sum::<f64>() / gauss.len() as f64;

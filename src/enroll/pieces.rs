@@ -160,7 +160,10 @@ mod tests {
     }
 
     fn starts(pieces: Vec<Arc<[f32]>>) -> Vec<f32> {
-        pieces.iter().map(|p| (p[0] / 100.0 * 10.0).round() / 10.0).collect()
+        pieces
+            .iter()
+            .map(|p| (p[0] / 100.0 * 10.0).round() / 10.0)
+            .collect()
     }
 
     #[test]

@@ -119,14 +119,11 @@ impl Recording {
         let segments: Vec<Arc<[f32]>> = self.pieces.finish();
         let segments = segments.into_iter().filter(|s| s.len() >= least);
         let segments: Vec<Arc<[f32]>> = segments.collect();
-        let vectors = embed(
-            embedding,
-            segments.into_iter(),
-            memory,
-            cancel,
-            progress,
-        )?;
-        let vectors: Vec<Vec<f32>> = vectors.into_iter().map(|VoiceVector { values }| values).collect();
+        let vectors = embed(embedding, segments.into_iter(), memory, cancel, progress)?;
+        let vectors: Vec<Vec<f32>> = vectors
+            .into_iter()
+            .map(|VoiceVector { values }| values)
+            .collect();
         let hop_s = measured.net_speech_s / vectors.len().max(1) as f64;
         self.limits.voices(&vectors, hop_s, model)?;
         let quality = Quality {

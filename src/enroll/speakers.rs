@@ -100,7 +100,10 @@ impl Speakers {
     }
 
     fn decide(&mut self) {
-        while self.waiting.front().is_some_and(|p| p.running.end <= self.until)
+        while self
+            .waiting
+            .front()
+            .is_some_and(|p| p.running.end <= self.until)
             && let Some(piece) = self.waiting.pop_front()
         {
             if let Some(speaker) = self.whose(&piece) {
@@ -117,14 +120,22 @@ impl Speakers {
         let length = piece.running.end.checked_sub(piece.running.start)? as f64;
         let shared = |talk: &Talk| {
             let start = talk.running.start.max(piece.running.start);
-            talk.running.end.min(piece.running.end).saturating_sub(start) as f64
+            talk.running
+                .end
+                .min(piece.running.end)
+                .saturating_sub(start) as f64
         };
         let mut own: BTreeMap<&str, f64> = BTreeMap::new();
         for talk in &self.exclusive {
             *own.entry(talk.speaker.as_str()).or_default() += shared(talk);
         }
         let (speaker, most) = own.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        let others: f64 = self.all.iter().filter(|t| t.speaker != speaker).map(shared).sum();
+        let others: f64 = self
+            .all
+            .iter()
+            .filter(|t| t.speaker != speaker)
+            .map(shared)
+            .sum();
         let is_own = most >= (1.0 - TOLERANCE) * length && others <= TOLERANCE * length;
         is_own.then(|| speaker.to_owned())
     }
@@ -144,7 +155,11 @@ impl Speakers {
         let moved: Vec<Piece> = from.pieces.extract_if(.., |p| moves(p)).collect();
         // The seconds go with the pieces.
         let part = moved.len() as f64 / kept.max(1) as f64;
-        let seconds = if stream == (0..u64::MAX) { from.seconds } else { from.seconds * part };
+        let seconds = if stream == (0..u64::MAX) {
+            from.seconds
+        } else {
+            from.seconds * part
+        };
         from.seconds -= seconds;
         if from.pieces.is_empty() && stream == (0..u64::MAX) {
             self.speakers.remove(old);
@@ -156,7 +171,9 @@ impl Speakers {
 
     /// Everybody so far.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Speaker)> {
-        self.speakers.iter().map(|(id, speaker)| (id.as_str(), speaker))
+        self.speakers
+            .iter()
+            .map(|(id, speaker)| (id.as_str(), speaker))
     }
 }
 
@@ -181,7 +198,9 @@ mod tests {
 
     fn starts(speakers: &Speakers, id: &str) -> Vec<f32> {
         let found = speakers.iter().find(|(known, _)| *known == id);
-        found.map_or(Vec::new(), |(_, s)| s.pieces.iter().map(|p| p.vector[0]).collect())
+        found.map_or(Vec::new(), |(_, s)| {
+            s.pieces.iter().map(|p| p.vector[0]).collect()
+        })
     }
 
     #[test]
@@ -190,7 +209,12 @@ mod tests {
         for start in [0, 8, 20, 35, 50] {
             speakers.piece(piece(start, start + 10));
         }
-        let all = vec![talk("a", 0, 12), talk("b", 12, 31), talk("a", 33, 60), talk("b", 50, 60)];
+        let all = vec![
+            talk("a", 0, 12),
+            talk("b", 12, 31),
+            talk("a", 33, 60),
+            talk("b", 50, 60),
+        ];
         let alone = vec![talk("a", 0, 12), talk("b", 12, 31), talk("a", 33, 60)];
 
         speakers.turns(all, alone, 100_000);

@@ -82,7 +82,9 @@ impl Settings {
                         .into(),
                 );
             }
-            (EnrollPolicy::Name, name) => names::normal(name).map(drop).map_err(|e| e.to_string())?,
+            (EnrollPolicy::Name, name) => {
+                names::normal(name).map(drop).map_err(|e| e.to_string())?
+            }
             (_, "") => {}
             (_, _) => {
                 return Err(
@@ -305,27 +307,138 @@ fn flag(name: &str, nick: &str, blurb: &str, default: bool) -> glib::ParamSpec {
 fn build() -> Vec<glib::ParamSpec> {
     let d = Settings::default();
     vec![
-        text("name-of", "Name", "Whose voice it is. A name that is there already: the recording adds to that voice", &d.name_of),
-        text("voices", "Voices", "The file that voices are kept in, made with the first one. docs/voices.md says what is in it", &d.voices),
-        text("voices-key-file", "Key file", "Where the key of encrypted voices is; empty: as SCRIBE_VOICES_KEY or SCRIBE_VOICES_KEY_FILE say", &d.voices_key_file),
-        glib::ParamSpecEnum::builder_with_default("policy", d.policy).nick("Policy").blurb("Whose voices are learnt").mutable_ready().build(),
-        text("consent", "Consent", "Leave to keep the voice, which is biometric data: who gave it, when (a date, or today) and for what, with semicolons between. Kept with the voice", &d.consent),
-        flag("require-consent", "Require consent", "Learn no voice without consent", d.require_consent),
-        count("expires-after", "Expires after", "Days after which the voice is to be forgotten; 0: never", 0..=36_500, d.expires_after_days),
-        count("segment-duration", "Segment duration", "Speech in a segment, of which a vector is made, in milliseconds", 1_000..=10_000, d.segment_duration_ms),
-        count("segment-hop", "Segment hop", "From the start of one segment to that of the next, in milliseconds", 100..=10_000, d.segment_hop_ms),
-        count("max-segments", "Most segments", "How many segments are looked at, at most, spread over the recording", 1..=5_000, d.max_segments),
-        count("min-speech", "Least speech", "Speech of one person alone that is needed, in milliseconds", 500..=600_000, d.min_speech_ms),
-        count("skip-enrollment-above", "Skip above", "A longer recording is let pass without learning from it, with scribe/degraded; in seconds; 0: none is too long, and memory does not depend on the length", 0..=u32::MAX, d.skip_above_s),
-        count("batch-size", "Batch size", "Most segments in a batch; 0: as SCRIBE_ENROLL_BATCH_SIZE (or VOICE_ENROLLMENT_BATCH_SIZE) says, else what the registry finds best", 0..=BATCH_SIZE_MAX as u32, d.batch_size),
-        text("segmentation-model", "Segmentation model", "Where two talk at once: a name or the path of an ONNX file. Empty: the default", &d.segmentation_model),
-        text("embedding-model", "Embedding model", "Voices as vectors: a name or the path of an ONNX file. auto: that of the voices there are, else the best one on disk", &d.embedding_model),
-        text("vad-model", "Voice activity model", "Where speech is: a name or the path of an ONNX file. Empty: the default", &d.vad_model),
-        text("device", "Device", "Where the models run: auto or cpu", &d.device),
-        text("memory-limit", "Memory limit", "Memory that scribe may use of each device, of which it fills 80 %: bytes, a size such as 12G, or a part such as 75%; empty: what SCRIBE_MEMORY_LIMIT says, else what others leave. For the whole process: it can be lowered before the first model is loaded", &d.memory_limit),
-        count("max-buffered", "Buffered sound", "Sound that waits in the element before upstream is held, in milliseconds", 1_000..=600_000, d.max_buffered_ms),
-        flag("post-messages", "Post messages", "Post scribe/enrolled, scribe/relabel and scribe/progress element messages", d.post_messages),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Seconds of sound and of speech, segments, voices learnt, model").read_only().build(),
+        text(
+            "name-of",
+            "Name",
+            "Whose voice it is. A name that is there already: the recording adds to that voice",
+            &d.name_of,
+        ),
+        text(
+            "voices",
+            "Voices",
+            "The file that voices are kept in, made with the first one. docs/voices.md says what is in it",
+            &d.voices,
+        ),
+        text(
+            "voices-key-file",
+            "Key file",
+            "Where the key of encrypted voices is; empty: as SCRIBE_VOICES_KEY or SCRIBE_VOICES_KEY_FILE say",
+            &d.voices_key_file,
+        ),
+        glib::ParamSpecEnum::builder_with_default("policy", d.policy)
+            .nick("Policy")
+            .blurb("Whose voices are learnt")
+            .mutable_ready()
+            .build(),
+        text(
+            "consent",
+            "Consent",
+            "Leave to keep the voice, which is biometric data: who gave it, when (a date, or today) and for what, with semicolons between. Kept with the voice",
+            &d.consent,
+        ),
+        flag(
+            "require-consent",
+            "Require consent",
+            "Learn no voice without consent",
+            d.require_consent,
+        ),
+        count(
+            "expires-after",
+            "Expires after",
+            "Days after which the voice is to be forgotten; 0: never",
+            0..=36_500,
+            d.expires_after_days,
+        ),
+        count(
+            "segment-duration",
+            "Segment duration",
+            "Speech in a segment, of which a vector is made, in milliseconds",
+            1_000..=10_000,
+            d.segment_duration_ms,
+        ),
+        count(
+            "segment-hop",
+            "Segment hop",
+            "From the start of one segment to that of the next, in milliseconds",
+            100..=10_000,
+            d.segment_hop_ms,
+        ),
+        count(
+            "max-segments",
+            "Most segments",
+            "How many segments are looked at, at most, spread over the recording",
+            1..=5_000,
+            d.max_segments,
+        ),
+        count(
+            "min-speech",
+            "Least speech",
+            "Speech of one person alone that is needed, in milliseconds",
+            500..=600_000,
+            d.min_speech_ms,
+        ),
+        count(
+            "skip-enrollment-above",
+            "Skip above",
+            "A longer recording is let pass without learning from it, with scribe/degraded; in seconds; 0: none is too long, and memory does not depend on the length",
+            0..=u32::MAX,
+            d.skip_above_s,
+        ),
+        count(
+            "batch-size",
+            "Batch size",
+            "Most segments in a batch; 0: as SCRIBE_ENROLL_BATCH_SIZE (or VOICE_ENROLLMENT_BATCH_SIZE) says, else what the registry finds best",
+            0..=BATCH_SIZE_MAX as u32,
+            d.batch_size,
+        ),
+        text(
+            "segmentation-model",
+            "Segmentation model",
+            "Where two talk at once: a name or the path of an ONNX file. Empty: the default",
+            &d.segmentation_model,
+        ),
+        text(
+            "embedding-model",
+            "Embedding model",
+            "Voices as vectors: a name or the path of an ONNX file. auto: that of the voices there are, else the best one on disk",
+            &d.embedding_model,
+        ),
+        text(
+            "vad-model",
+            "Voice activity model",
+            "Where speech is: a name or the path of an ONNX file. Empty: the default",
+            &d.vad_model,
+        ),
+        text(
+            "device",
+            "Device",
+            "Where the models run: auto or cpu",
+            &d.device,
+        ),
+        text(
+            "memory-limit",
+            "Memory limit",
+            "Memory that scribe may use of each device, of which it fills 80 %: bytes, a size such as 12G, or a part such as 75%; empty: what SCRIBE_MEMORY_LIMIT says, else what others leave. For the whole process: it can be lowered before the first model is loaded",
+            &d.memory_limit,
+        ),
+        count(
+            "max-buffered",
+            "Buffered sound",
+            "Sound that waits in the element before upstream is held, in milliseconds",
+            1_000..=600_000,
+            d.max_buffered_ms,
+        ),
+        flag(
+            "post-messages",
+            "Post messages",
+            "Post scribe/enrolled, scribe/relabel and scribe/progress element messages",
+            d.post_messages,
+        ),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+            .nick("Statistics")
+            .blurb("Seconds of sound and of speech, segments, voices learnt, model")
+            .read_only()
+            .build(),
     ]
 }
 

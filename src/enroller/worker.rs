@@ -28,9 +28,7 @@ use crate::intake::inbox::{Inbox, Item, Sound, Take};
 use crate::intake::outbox::Outbox;
 use crate::intake::segment_map;
 use crate::messages::{self, SpokenTurn, Turns};
-use crate::registry::{
-    Degraded, Embedding, Lease, Registry, Request, Segmentation, VoiceActivity,
-};
+use crate::registry::{Degraded, Embedding, Lease, Registry, Request, Segmentation, VoiceActivity};
 use crate::transcribe::file::vad_spec;
 use crate::transcript::formats::Relabel;
 
@@ -225,10 +223,8 @@ impl Worker {
         } else {
             return Err(Stop::Error(gst::error_msg!(
                 gst::CoreError::Negotiation,
-                (
-                    "nobody tells scribeenroller who speaks: put scribediarizer before it, or set policy=name and name-of= for \
-                     a recording of one person"
-                )
+                ("nobody tells scribeenroller who speaks: put scribediarizer before it, or set policy=name and name-of= for \
+                     a recording of one person")
             )));
         };
         let mut stream = Stream {
@@ -365,9 +361,7 @@ impl Worker {
             stream.job.end_piece()?;
         }
         let silence = place.silence_before.min(place.start.0);
-        stream
-            .job
-            .push_silence(place.start.0 - silence, silence)?;
+        stream.job.push_silence(place.start.0 - silence, silence)?;
         let channel = sound.channels.first();
         let kept = channel.and_then(|c| c.get(trim..)).unwrap_or_default();
         stream.job.push(place.start.0, kept)?;
@@ -611,9 +605,7 @@ impl Worker {
 
     fn tell_enrolled(&self, element: &super::Enroller, kept: &Kept) {
         let voice = &kept.enrolled;
-        element
-            .imp()
-            .count_enrolled(kept.quality.segments as usize);
+        element.imp().count_enrolled(kept.quality.segments as usize);
         gst::info!(
             CAT,
             obj = element,

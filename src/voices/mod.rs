@@ -6,17 +6,17 @@
 pub mod consent;
 mod error;
 mod exchange;
+pub mod matching;
 pub mod names;
 mod open;
 mod people;
+pub mod print;
 mod purge;
 mod record;
 mod rows;
 mod schema;
 mod seal;
 mod store;
-pub mod matching;
-pub mod print;
 
 use std::fmt;
 use std::str::FromStr;

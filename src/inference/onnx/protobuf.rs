@@ -160,7 +160,11 @@ fn varint_of(file: &mut impl Read) -> std::io::Result<Option<u64>> {
         let mut byte = [0];
         if file.read(&mut byte)? == 0 {
             let at_end = shift == 0;
-            return if at_end { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
+            return if at_end {
+                Ok(None)
+            } else {
+                Err(ErrorKind::UnexpectedEof.into())
+            };
         }
         value |= u64::from(byte[0] & 0x7f) << shift;
         if byte[0] & 0x80 == 0 {

@@ -24,8 +24,7 @@ use std::time::{Duration, SystemTime};
 use whisper_rs::{DtwParameters, WhisperContext, WhisperContextParameters};
 
 use super::{
-    BatchParams, EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, pages,
-    whisper,
+    BatchParams, EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, pages, whisper,
 };
 use alignment::Alignment;
 use footprint::Memory;

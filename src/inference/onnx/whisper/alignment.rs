@@ -108,11 +108,18 @@ fn costs(attention: &[u16], heads: usize, positions: usize) -> Vec<f32> {
     }
     for s in &mut spread {
         let deviation = (*s / rows as f32).sqrt();
-        *s = if deviation > 0.0 { 1.0 / deviation } else { 0.0 };
+        *s = if deviation > 0.0 {
+            1.0 / deviation
+        } else {
+            0.0
+        };
     }
     let mut costs = vec![0.0f32; rows * positions];
     let mut line = vec![0.0f32; positions + MEDIAN - 1];
-    for (values, costs) in attention.chunks_exact(row).zip(costs.chunks_exact_mut(positions)) {
+    for (values, costs) in attention
+        .chunks_exact(row)
+        .zip(costs.chunks_exact_mut(positions))
+    {
         for head in 0..heads {
             let own = head * positions..(head + 1) * positions;
             let scaled = values[own.clone()]
@@ -294,7 +301,10 @@ mod tests {
 
         mirror(&mut line);
 
-        assert_eq!(line, [4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 3.0, 2.0]);
+        assert_eq!(
+            line,
+            [4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 3.0, 2.0]
+        );
     }
 
     #[test]

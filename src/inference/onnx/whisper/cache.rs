@@ -96,7 +96,10 @@ impl Cache {
         let end = self.lengths.len() * self.cross_row;
         let range = end - self.cross_row..end;
         let layer = &mut self.layers[layer];
-        (&mut layer.cross_keys[range.clone()], &mut layer.cross_values[range])
+        (
+            &mut layer.cross_keys[range.clone()],
+            &mut layer.cross_values[range],
+        )
     }
 
     /// Forgets all rows, and what they have left behind: a value that is no number would spread.
@@ -131,14 +134,21 @@ impl Cache {
     /// Has as many columns as the longest row needs when `more` tokens are added to each.
     pub fn fit(&mut self, more: usize) {
         let longest = self.lengths.iter().max().copied().unwrap_or(0);
-        let columns = (longest + more).next_multiple_of(COLUMNS).clamp(COLUMNS, TEXT);
+        let columns = (longest + more)
+            .next_multiple_of(COLUMNS)
+            .clamp(COLUMNS, TEXT);
         if columns == self.columns {
             return;
         }
         let (rows, old) = (self.lengths.len(), self.columns);
         for layer in &mut self.layers {
             restride(&mut layer.keys, rows * self.heads * HEAD, old, columns);
-            restride(&mut layer.values, rows * self.heads, old * HEAD, columns * HEAD);
+            restride(
+                &mut layer.values,
+                rows * self.heads,
+                old * HEAD,
+                columns * HEAD,
+            );
         }
         self.columns = columns;
     }
@@ -186,7 +196,9 @@ impl Cache {
 
     /// These rows have `steps` tokens more.
     pub fn grow(&mut self, rows: &Range<usize>, steps: usize) {
-        self.lengths[rows.clone()].iter_mut().for_each(|l| *l += steps);
+        self.lengths[rows.clone()]
+            .iter_mut()
+            .for_each(|l| *l += steps);
     }
 
     /// What is added to the scores of a step of `steps` tokens of these rows, `[rows, 1, steps, columns + steps]`: nothing

@@ -74,7 +74,9 @@ fn largest(logits: &[f32]) -> Option<(usize, f32)> {
     let mut max = f32::NEG_INFINITY;
     let mut block = 0;
     for (n, values) in logits.chunks(BLOCK).enumerate() {
-        let own = values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let own = values
+            .iter()
+            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
         if own > max {
             (max, block) = (own, n * BLOCK);
         }
@@ -90,7 +92,9 @@ fn largest(logits: &[f32]) -> Option<(usize, f32)> {
 fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
     let mut sum = 0.0;
     for values in logits.chunks(BLOCK) {
-        let own = values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let own = values
+            .iter()
+            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
         if own > max - NEGLIGIBLE {
             sum += values
                 .iter()
@@ -219,7 +223,8 @@ mod tests {
     #[test]
     fn a_text_that_goes_round_is_stopped_and_one_that_says_a_word_often_is_not() {
         let text: Vec<u32> = (100..130).collect();
-        let with = |tail: &[u32], copies: usize| choices(&[&text[..], &tail.repeat(copies)].concat());
+        let with =
+            |tail: &[u32], copies: usize| choices(&[&text[..], &tail.repeat(copies)].concat());
 
         assert!(!loops(&with(&[5], 40)));
         assert!(loops(&with(&[5], 41)));

@@ -83,7 +83,9 @@ impl Header {
         for head in &header.alignment_heads {
             let [layer, number] = *head;
             if layer >= header.layers || number >= header.heads || seen.contains(head) {
-                return wrong(format!("that head {number} of layer {layer} follows the sound"));
+                return wrong(format!(
+                    "that head {number} of layer {layer} follows the sound"
+                ));
             }
             seen.push(*head);
         }
@@ -170,13 +172,16 @@ impl Header {
         let cache = 2 * F32 * self.layers * self.width * TEXT;
         let attention = size_of::<u16>() * self.attention_values();
         // Logits, their copy for a further sample, the mask, and a step's own tensors.
-        let step = F32 * (2 * self.vocab + MARKS * (TEXT + 2 * self.heads * POSITIONS + 24 * self.width));
+        let step =
+            F32 * (2 * self.vocab + MARKS * (TEXT + 2 * self.heads * POSITIONS + 24 * self.width));
         let rows = (cross + cache + attention + step) * self.rows();
         // Attention of each position to each, states of the widest layer, and a window's keys and values on their way out.
         let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + cross;
         // Prompts are read one by one: scores and what becomes of them, the attention, and states.
         let prompt = MAX_PROMPT_TOKENS + MARKS;
-        let read = F32 * prompt * (POSITIONS * (2 * self.heads + 2 * self.alignment_heads.len()) + 24 * self.width);
+        let read = F32
+            * prompt
+            * (POSITIONS * (2 * self.heads + 2 * self.alignment_heads.len()) + 24 * self.width);
         // One text's word times: its attention, smoothed, and the way through it.
         let times = (F32 + 1) * (MAX_TOKENS + 1) * POSITIONS;
         let sound = F32 * WINDOW_FRAMES * self.mels;

@@ -103,11 +103,7 @@ pub(super) fn try_once(
     encoder: &Graph,
     decoder: &Graph,
 ) -> Result<(), EngineError> {
-    let mut lane = Lane::cold(
-        Arc::clone(shared),
-        Arc::clone(encoder),
-        Arc::clone(decoder),
-    );
+    let mut lane = Lane::cold(Arc::clone(shared), Arc::clone(encoder), Arc::clone(decoder));
     let spec = &shared.spec;
     lane.encode(&checked::probe(16_000))
         .map_err(|e| checked::refused(e, &spec.encoder))?;
@@ -144,7 +140,9 @@ impl Lane {
             mel,
             cache: Cache::new(header),
             rows: Vec::with_capacity(header.rows()),
-            spare: std::iter::repeat_with(attention).take(header.rows()).collect(),
+            spare: std::iter::repeat_with(attention)
+                .take(header.rows())
+                .collect(),
             mask: Vec::new(),
             names: (0..header.layers).map(LayerNames::of).collect(),
             encoder,
@@ -275,17 +273,21 @@ impl Lane {
         let outputs = session.run(ort::inputs!["mel" => mel]).map_err(error)?;
         self.cache.add();
         let cache = &mut self.cache;
-        let copied = self.names.iter().enumerate().try_for_each(|(layer, names)| {
-            let (keys, values) = cache.sound(layer);
-            let both = [(&names.cross_keys, keys), (&names.cross_values, values)];
-            both.into_iter().try_for_each(|(name, to)| {
-                let found = outputs
-                    .get(name)
-                    .ok_or_else(|| failed(format!("no output named {name}")))?;
-                let (_, found) = found.try_extract_tensor::<f32>().map_err(error)?;
-                copy(found, to, name)
-            })
-        });
+        let copied = self
+            .names
+            .iter()
+            .enumerate()
+            .try_for_each(|(layer, names)| {
+                let (keys, values) = cache.sound(layer);
+                let both = [(&names.cross_keys, keys), (&names.cross_values, values)];
+                both.into_iter().try_for_each(|(name, to)| {
+                    let found = outputs
+                        .get(name)
+                        .ok_or_else(|| failed(format!("no output named {name}")))?;
+                    let (_, found) = found.try_extract_tensor::<f32>().map_err(error)?;
+                    copy(found, to, name)
+                })
+            });
         if copied.is_err() {
             self.cache.remove(self.cache.rows() - 1);
         }
@@ -297,7 +299,9 @@ impl Lane {
         let shared = Arc::clone(&self.shared);
         let vocabulary = &shared.vocabulary;
         let start = i64::from(vocabulary.start());
-        let alone = self.rows[new.clone()].iter().any(|row| !row.prompt.is_empty());
+        let alone = self.rows[new.clone()]
+            .iter()
+            .any(|row| !row.prompt.is_empty());
         // Long ones one by one: a step of all of them would take room that is never needed again.
         let together = if alone { 1 } else { new.len() };
         for first in new.clone().step_by(together) {
@@ -313,8 +317,8 @@ impl Lane {
             let logits = step.logits(shared.header.vocab)?;
             let found = logits.chunks_exact(shared.header.vocab);
             for (row, logits) in self.rows[rows].iter_mut().zip(found) {
-                row.no_speech = decode::probability(logits, vocabulary.no_speech())
-                    .ok_or_else(no_numbers)?;
+                row.no_speech =
+                    decode::probability(logits, vocabulary.no_speech()).ok_or_else(no_numbers)?;
                 if row.language == Language::Auto {
                     let languages = vocabulary.languages();
                     let heard = decode::most_likely(logits, languages.clone());
@@ -386,13 +390,19 @@ impl Lane {
                     size * rows.len()
                 )));
             }
-            for (row, found) in self.rows[rows.clone()].iter_mut().zip(found.chunks_exact(size)) {
+            for (row, found) in self.rows[rows.clone()]
+                .iter_mut()
+                .zip(found.chunks_exact(size))
+            {
                 row.attention.push(found, steps);
             }
         }
         let size = self.shared.header.vocab;
         let logits = step.logits(size)?;
-        for (row, logits) in self.rows[rows].iter_mut().zip(logits.chunks_exact_mut(size)) {
+        for (row, logits) in self.rows[rows]
+            .iter_mut()
+            .zip(logits.chunks_exact_mut(size))
+        {
             decode::forbid(logits, vocabulary, row.text.is_empty());
             if row.text.is_empty() && row.samples_left > 1 {
                 row.first = logits.to_vec();
@@ -476,8 +486,16 @@ impl Lane {
         for (layer, names) in self.names.iter().enumerate() {
             let [cross_keys, cross_values, keys, values] = self.cache.layer(layer, &rows);
             for (name, values, shape) in [
-                (&names.cross_keys, cross_keys, [count, heads, HEAD, POSITIONS]),
-                (&names.cross_values, cross_values, [count, heads, POSITIONS, HEAD]),
+                (
+                    &names.cross_keys,
+                    cross_keys,
+                    [count, heads, HEAD, POSITIONS],
+                ),
+                (
+                    &names.cross_values,
+                    cross_values,
+                    [count, heads, POSITIONS, HEAD],
+                ),
                 (&names.keys, keys, [count, heads, HEAD, columns]),
                 (&names.values, values, [count, heads, columns, HEAD]),
             ] {
@@ -585,7 +603,11 @@ impl Row {
     fn complete(&mut self, shared: &Shared, params: &BatchParams) {
         self.samples_left -= 1;
         let avg_logprob = decode::mean_logprob(&self.text);
-        if self.best.as_ref().is_some_and(|b| b.avg_logprob >= avg_logprob) {
+        if self
+            .best
+            .as_ref()
+            .is_some_and(|b| b.avg_logprob >= avg_logprob)
+        {
             return;
         }
         let end = shared.vocabulary.end();

@@ -271,7 +271,11 @@ mod tests {
         let missing = OnnxWhisperSpec::decoder_beside(&encoder).unwrap_err();
         std::fs::write(&decoder, "x").unwrap();
 
-        assert!(missing.to_string().contains("tiny.en.decoder.onnx is not beside it"));
+        assert!(
+            missing
+                .to_string()
+                .contains("tiny.en.decoder.onnx is not beside it")
+        );
         assert_eq!(OnnxWhisperSpec::decoder_beside(&encoder), Ok(decoder));
         let other = OnnxWhisperSpec::decoder_beside(Path::new("/m/tiny.onnx")).unwrap_err();
         assert!(other.to_string().contains("NAME.encoder.onnx"), "{other}");

@@ -19,9 +19,53 @@ const TOKEN_BYTES_MAX: usize = 512;
 /// Signs that stand for sounds, moods and songs, which are not speech. All are forbidden where they are one token, with or
 /// without a space before.
 const SIGNS: &[&str] = &[
-    "\"", "#", "(", ")", "*", "+", "/", ":", ";", "<", "=", ">", "@", "[", "\\", "]", "^", "_", "`",
-    "{", "|", "}", "~", "「", "」", "『", "』", "<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[",
-    "('", "(\"", "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪",
+    "\"",
+    "#",
+    "(",
+    ")",
+    "*",
+    "+",
+    "/",
+    ":",
+    ";",
+    "<",
+    "=",
+    ">",
+    "@",
+    "[",
+    "\\",
+    "]",
+    "^",
+    "_",
+    "`",
+    "{",
+    "|",
+    "}",
+    "~",
+    "「",
+    "」",
+    "『",
+    "』",
+    "<<",
+    ">>",
+    "<<<",
+    ">>>",
+    "--",
+    "---",
+    "-(",
+    "-[",
+    "('",
+    "(\"",
+    "((",
+    "))",
+    "(((",
+    ")))",
+    "[[",
+    "]]",
+    "{{",
+    "}}",
+    "♪♪",
+    "♪♪♪",
 ];
 /// Notes and their like: forbidden by their first token.
 const NOTES: &[&str] = &["♩", "♪", "♫", "♬", "♭", "♮", "♯"];
@@ -93,9 +137,14 @@ impl Vocabulary {
         let empty = |n: &u32| tokens[*n as usize].is_empty();
         let mut sorted: Vec<u32> = (0..tokens.len() as u32).filter(|n| !empty(n)).collect();
         sorted.sort_by(|a, b| tokens[*a as usize].cmp(&tokens[*b as usize]));
-        let twice = sorted.windows(2).find(|w| tokens[w[0] as usize] == tokens[w[1] as usize]);
+        let twice = sorted
+            .windows(2)
+            .find(|w| tokens[w[0] as usize] == tokens[w[1] as usize]);
         if let Some(twice) = twice {
-            return Err(format!("its tokens {} and {} are the same", twice[0], twice[1]));
+            return Err(format!(
+                "its tokens {} and {} are the same",
+                twice[0], twice[1]
+            ));
         }
         vocabulary.sorted = sorted;
         vocabulary.space = vocabulary.find(b" ");
@@ -195,7 +244,9 @@ impl Vocabulary {
             cuts.remove(at + 1);
         }
         // A byte that is no token has no place in a prompt.
-        let parts = cuts.windows(2).filter_map(|cut| self.find(&piece[cut[0]..cut[1]]));
+        let parts = cuts
+            .windows(2)
+            .filter_map(|cut| self.find(&piece[cut[0]..cut[1]]));
         out.extend(parts);
     }
 
@@ -247,14 +298,26 @@ fn first_piece(text: &str) -> Option<&str> {
     let body = text.strip_prefix(' ').unwrap_or(text);
     let own = body.chars().next().map(kind);
     if let Some(own) = own.filter(|k| *k > 0) {
-        let long: usize = body.chars().take_while(|c| kind(*c) == own).map(char::len_utf8).sum();
+        let long: usize = body
+            .chars()
+            .take_while(|c| kind(*c) == own)
+            .map(char::len_utf8)
+            .sum();
         return Some(&text[..text.len() - body.len() + long]);
     }
-    let spaces: usize = text.chars().take_while(|c| kind(*c) == 0).map(char::len_utf8).sum();
+    let spaces: usize = text
+        .chars()
+        .take_while(|c| kind(*c) == 0)
+        .map(char::len_utf8)
+        .sum();
     let last = text[..spaces].chars().next_back()?;
     // The last space before a word is the word's.
     let before = spaces - last.len_utf8();
-    let end = if spaces < text.len() && before > 0 { before } else { spaces };
+    let end = if spaces < text.len() && before > 0 {
+        before
+    } else {
+        spaces
+    };
     Some(&text[..end])
 }
 
@@ -294,7 +357,10 @@ mod tests {
         assert_eq!(large.languages().len(), 100);
         assert_eq!(large.no_timestamps(), 50_364);
         assert_eq!(many.token(50_255), b"50255");
-        assert_eq!((many.token(50_256), many.token(50_257)), (&b""[..], &b""[..]));
+        assert_eq!(
+            (many.token(50_256), many.token(50_257)),
+            (&b""[..], &b""[..])
+        );
         assert!(many.suppressed().contains(&50_256));
     }
 
@@ -320,7 +386,10 @@ mod tests {
         let byte = |c: char| alphabet[c as usize];
 
         assert_eq!(alphabet.iter().flatten().count(), 256);
-        assert_eq!((byte('a'), byte('\u{120}'), byte('\u{10a}')), (Some(97), Some(32), Some(10)));
+        assert_eq!(
+            (byte('a'), byte('\u{120}'), byte('\u{10a}')),
+            (Some(97), Some(32), Some(10))
+        );
         assert_eq!((byte(' '), byte('\u{143}')), (None, Some(0xad)));
     }
 
@@ -335,7 +404,9 @@ mod tests {
 
         assert_eq!(
             pieces,
-            ["I", "'ll", " say", " ", " 42", " times", ":", " no", "!", "  "]
+            [
+                "I", "'ll", " say", " ", " 42", " times", ":", " no", "!", "  "
+            ]
         );
     }
 
@@ -355,8 +426,16 @@ mod tests {
 
     #[test]
     fn a_property_that_is_damaged_is_refused_with_the_place() {
-        assert!(Vocabulary::parse("a\nb c", 51_864).unwrap_err().contains("token 1"));
-        assert!(Vocabulary::parse("a", 51_864).unwrap_err().contains("has 1 tokens"));
+        assert!(
+            Vocabulary::parse("a\nb c", 51_864)
+                .unwrap_err()
+                .contains("token 1")
+        );
+        assert!(
+            Vocabulary::parse("a", 51_864)
+                .unwrap_err()
+                .contains("has 1 tokens")
+        );
         let twice = Vocabulary::of(&[b"a".to_vec(), b"a".to_vec()], 3000).unwrap_err();
         assert!(twice.contains("are the same"), "{twice}");
     }
