@@ -173,11 +173,9 @@ fn medians(line: &[f32], costs: &mut [f32]) {
             (1, 3),
             (3, 4),
         ] {
-            for i in 0..WIDE {
-                let (x, y) = (v[a][i], v[b][i]);
-                v[a][i] = if x < y { x } else { y };
-                v[b][i] = if x < y { y } else { x };
-            }
+            let (x, y) = (v[a], v[b]);
+            v[a] = std::array::from_fn(|i| if x[i] < y[i] { x[i] } else { y[i] });
+            v[b] = std::array::from_fn(|i| if x[i] < y[i] { y[i] } else { x[i] });
         }
         for (cost, median) in costs.iter_mut().zip(v[3]) {
             *cost -= median;

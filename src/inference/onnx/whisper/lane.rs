@@ -584,6 +584,8 @@ impl SpeechToText for Lane {
                 return Err(error);
             }
         }
+        // Passing copies of the sound, and what word times were found with: the C library keeps them for later otherwise.
+        pages::trim();
         Ok(())
     }
 }

@@ -5,6 +5,9 @@
 //! It decodes greedily: where several beams are asked for, it follows one. It writes no timestamps; word times come from the
 //! decoder's attention, in the same pass.
 //!
+//! With weights of 8 bits a step's activations are scaled together, so a text can depend a little on what is decoded beside
+//! it; with 32 bits it does not. The encoder takes windows one by one.
+//!
 //! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
 //! time go into the encoder. A third lane would wait.
 
