@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
+#![allow(clippy::print_stdout, reason = "a child tells its figures")]
 
 mod common;
 
@@ -365,6 +366,92 @@ fn the_file_decides_which_engine_runs_it() {
     assert!(why.contains("processor alone"), "{why}");
     let why = refusal(&encoder, None, "auto", Isolation::Process);
     assert!(why.contains("isolation=process"), "{why}");
+}
+
+fn anonymous() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+/// In a process of its own, where nothing else takes memory. Prints what it measures.
+#[test]
+#[ignore = "the other half of a_lane_takes_no_more_than_was_reckoned"]
+fn memory_child() {
+    let (Some(encoder), speech) = (encoder("int8"), speech()) else {
+        return;
+    };
+    let spec = speech_spec(
+        encoder.to_str().unwrap(),
+        None,
+        "cpu",
+        1,
+        true,
+        Isolation::InProcess,
+    )
+    .unwrap();
+    // 29 s of one speech after another.
+    let all = speech.iter().cycle().flat_map(|(_, s)| s.iter().copied());
+    let full: Arc<[f32]> = all.take(29 * 16_000).collect();
+    let before = anonymous();
+    let model = Whisper::load(&spec).unwrap();
+    let loaded = anonymous();
+    let mut lane = model.lane().unwrap();
+    let made = anonymous();
+    let prompted = |id| Window {
+        prompt: "names of people and places, ".repeat(40),
+        ..window(id, &full)
+    };
+    let params = BatchParams {
+        temperature: 0.4,
+        best_of: 2,
+        ..BatchParams::default()
+    };
+    let mut most = 0;
+    for round in 0..2 {
+        let answers = run(&mut *lane, (0..8).map(prompted), &params);
+        assert!(answers.values().all(Result::is_ok), "round {round}");
+        most = anonymous().max(most);
+    }
+    println!(
+        "weights {} lane {} most {}",
+        loaded - before,
+        made - loaded,
+        most - loaded
+    );
+}
+
+#[test]
+fn a_lane_takes_no_more_than_was_reckoned() {
+    let Some(encoder) = encoder("int8") else {
+        return;
+    };
+    let model = encoder.to_str().unwrap();
+    let spec = speech_spec(model, None, "cpu", 1, true, Isolation::InProcess).unwrap();
+    let reckoned = Whisper::footprint(&spec).unwrap();
+
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "memory_child"])
+        .output()
+        .unwrap();
+
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(
+        out.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let figure = |name: &str| -> u64 {
+        let mut words = text.split_whitespace().skip_while(|w| *w != name);
+        words.nth(1).unwrap().parse().unwrap()
+    };
+    let (weights, lane, most) = (figure("weights"), figure("lane"), figure("most"));
+    eprintln!("{text}reckoned: {reckoned:?}");
+    assert!(weights <= reckoned.weights_bytes, "{text}");
+    assert!(most <= reckoned.lane_bytes, "{text}");
+    // A lane has from the start what it will ever take.
+    assert!(most <= lane + lane / 10, "{text}");
 }
 
 /// Words as a scorer sees them.

@@ -187,7 +187,8 @@ impl Header {
         let sound = F32 * WINDOW_FRAMES * self.mels;
         let lane = (rows + encode.max(read) + times + sound) as u64;
         Footprint {
-            weights_bytes: encoder + decoder,
+            // With what the run that tries the encoder has taken: the first lane goes on in it.
+            weights_bytes: encoder + decoder + encode as u64,
             load_extra_bytes: checked::load_extra_bytes(encoder_bytes.max(decoder_bytes)),
             lane_bytes: lane + encoder + decoder.div_ceil(2),
             item_bytes: 0,
