@@ -90,7 +90,7 @@ fn main() -> Result<(), Failure> {
         at: 0,
     };
     let registry = Registry::with_settings(RegistrySettings::from_environment());
-    let spec = speech_spec("", "cpu", 1, true, Isolation::Auto)?;
+    let spec = speech_spec("", None, "cpu", 1, true, Isolation::Auto)?;
     let lease = || registry.acquire(Request::<Whisper>(spec.clone()), &CancelToken::new());
     let live = lease()?;
     let leases: Vec<Lease<Whisper>> = (0..files).map(|_| lease()).collect::<Result<_, _>>()?;

@@ -183,7 +183,7 @@ fn window(samples: &[f32]) -> Window {
 }
 
 fn whisper() -> WhisperSpec {
-    speech_spec("", "cpu", 1, true, Isolation::InProcess).unwrap()
+    speech_spec("", None, "cpu", 1, true, Isolation::InProcess).unwrap()
 }
 
 /// Whether nothing is loaded and nothing reserved any more.

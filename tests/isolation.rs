@@ -1025,7 +1025,7 @@ fn transcript(samples: &[f32], isolation: Isolation, watch: &mut dyn FnMut(&Sess
     static ORDER: OnceLock<()> = OnceLock::new();
     ORDER.get_or_init(|| set_options(real()));
     let registry = Registry::new(2, Duration::ZERO);
-    let speech = speech_spec(tiny().to_str().unwrap(), "cpu", 1, true, isolation).unwrap();
+    let speech = speech_spec(tiny().to_str().unwrap(), None, "cpu", 1, true, isolation).unwrap();
     assert_eq!(
         matches!(speech, WhisperSpec::Isolated(..)),
         isolation == Isolation::Process

@@ -38,7 +38,7 @@ fn stream(
         _ => Isolation::Auto,
     };
     let (model, device) = (asked.word(1)?, asked.text("device", "cuda:0"));
-    let find = |model: &str, device: &str| speech_spec(model, device, 1, true, isolation);
+    let find = |model: &str, device: &str| speech_spec(model, None, device, 1, true, isolation);
     let mut params = SessionParams::new(find(model, device)?, None);
     let chain = asked.text("fallback", "").replace("none", "");
     (params.fallback, params.given_up) = fallback_specs(&chain, model, device, find);

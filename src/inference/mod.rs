@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod nvml;
 pub mod onnx;
 pub(crate) mod pages;
+mod whisper;
 pub mod whisper_cpp;
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use crate::inference::isolated::{EngineSpec, IsolatedModel};
 use crate::inference::onnx::embedding::{FbankModel, FbankSpec, WaveformModel, WaveformSpec};
 use crate::inference::onnx::segmentation::{PyannoteModel, PyannoteSpec};
 use crate::inference::onnx::vad::{SileroModel, SileroSpec};
+use crate::inference::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
 use crate::inference::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
 use crate::inference::{
     BatchParams, CancelToken, Decoded, DeviceId, Embedder, EmbedderModel, EngineError, Footprint,
@@ -145,6 +146,8 @@ pub enum WhisperSpec {
     WhisperCpp(WhisperCppSpec, FileStamp),
     /// The same in a process of its own.
     Isolated(WhisperCppSpec, FileStamp),
+    /// Two graphs, the encoder and the decoder, on ONNX Runtime.
+    Onnx(OnnxWhisperSpec, [FileStamp; 2]),
     /// A scripted answer, by the name it was registered with.
     #[cfg(any(test, feature = "test-support"))]
     Fake(String),
@@ -177,6 +180,7 @@ impl Kind for Whisper {
                     None => spec.name.clone(),
                 }
             }
+            WhisperSpec::Onnx(spec, _) => spec.name.clone(),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => name.clone(),
         }
@@ -197,6 +201,7 @@ impl Kind for Whisper {
             WhisperSpec::Isolated(spec, stamp) => {
                 Some(WhisperSpec::Isolated(moved(spec)?, stamp.clone()))
             }
+            WhisperSpec::Onnx(..) => None,
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::on_cpu(name).map(WhisperSpec::Fake),
         }
@@ -207,6 +212,7 @@ impl Kind for Whisper {
             WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => {
                 spec.cuda_device.map_or(DeviceId::Cpu, DeviceId::Cuda)
             }
+            WhisperSpec::Onnx(..) => DeviceId::Cpu,
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::device(name),
         }
@@ -219,6 +225,9 @@ impl Kind for Whisper {
     fn footprint(spec: &WhisperSpec) -> Result<Footprint, EngineError> {
         match spec {
             WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => spec.footprint(),
+            WhisperSpec::Onnx(spec, [encoder, decoder]) => {
+                spec.footprint(encoder.size, decoder.size)
+            }
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => Ok(crate::inference::fake::footprint(name)),
         }
@@ -231,6 +240,7 @@ impl Kind for Whisper {
                 let spec = EngineSpec::WhisperCpp(spec.clone());
                 Ok(Arc::new(IsolatedModel::load(spec)?))
             }
+            WhisperSpec::Onnx(spec, _) => Ok(Arc::new(OnnxWhisperModel::load(spec)?)),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => Ok(Arc::new(crate::inference::fake::FakeSpeechModel::load(
                 name,
@@ -271,6 +281,7 @@ impl Kind for Whisper {
         lane.run(&mut Windows(feed), &mut Results(feed), params)
     }
 
+    /// ONNX Runtime's have no decoders: nothing.
     fn extra_bytes(footprint: &Footprint, params: &BatchParams) -> u64 {
         let decoders = u64::from(WhisperCppSpec::extra_decoders(params));
         footprint.decoder_bytes.saturating_mul(decoders)
@@ -286,6 +297,7 @@ impl Kind for Whisper {
             WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => {
                 spec.threads.max(1) as usize
             }
+            WhisperSpec::Onnx(..) => 1,
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(_) => 1,
         }

@@ -15,6 +15,7 @@ use crate::audio::{SAMPLE_RATE, SampleIndex};
 use crate::inference::isolated::Isolation;
 use crate::inference::manifest;
 use crate::inference::onnx::vad::SileroSpec;
+use crate::inference::onnx::whisper::OnnxWhisperSpec;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::{
     BatchParams, CancelToken, Decoded, EngineError, Language, ProcessStats, VAD_FRAME, VadBlock,
@@ -99,9 +100,11 @@ impl SessionParams {
     }
 }
 
-/// Finds the speech model that `model` names (empty: the default) for `device` (`auto`, `cpu`, `cuda:N`).
+/// Finds the speech model that `model` names (empty: the default) for `device` (`auto`, `cpu`, `cuda:N`) and `engine`
+/// (`None`: the one that its file is for).
 pub fn speech_spec(
     model: &str,
+    engine: Option<manifest::Engine>,
     device: &str,
     threads: u32,
     word_times: bool,
@@ -112,11 +115,30 @@ pub fn speech_spec(
         return Ok(WhisperSpec::Fake(name.to_owned()));
     }
     let found = manifest::resolve(model, manifest::Task::Asr).map_err(missing)?;
+    let cuda_device = cuda_device(device)?;
+    let own = engine_of(&found);
+    if engine.is_some_and(|asked| asked != own) {
+        return Err(EngineError::Unsupported(match own {
+            manifest::Engine::WhisperCpp => format!(
+                "{} is a model for whisper.cpp, and engine=onnx was asked for: name NAME.encoder.onnx in the property \
+                 model, or leave engine at auto",
+                found.id
+            ),
+            manifest::Engine::OnnxRuntime => format!(
+                "{} is a model for ONNX Runtime, and engine=whisper-cpp was asked for: name a ggml file in the \
+                 property model, or leave engine at auto",
+                found.id
+            ),
+        }));
+    }
+    if own == manifest::Engine::OnnxRuntime {
+        return onnx_spec(&found, cuda_device, isolation);
+    }
     let (path, stamp) = FileStamp::of(&found.path)?;
     let spec = WhisperCppSpec {
         name: found.id.clone(),
         path,
-        cuda_device: cuda_device(device)?,
+        cuda_device,
         threads,
         word_times,
         word_time_offset: word_time_offset(&found),
@@ -126,6 +148,46 @@ pub fn speech_spec(
     } else {
         WhisperSpec::WhisperCpp(spec, stamp)
     })
+}
+
+/// The engine that a model's file is for.
+fn engine_of(model: &manifest::ResolvedModel) -> manifest::Engine {
+    match &model.entry {
+        Some(entry) => entry.engine,
+        None if model.path.extension().is_some_and(|e| e == "onnx") => {
+            manifest::Engine::OnnxRuntime
+        }
+        None => manifest::Engine::WhisperCpp,
+    }
+}
+
+fn onnx_spec(
+    found: &manifest::ResolvedModel,
+    cuda_device: Option<u32>,
+    isolation: Isolation,
+) -> Result<WhisperSpec, EngineError> {
+    let only = |what: &str| {
+        Err(EngineError::Unsupported(format!(
+            "{} runs on ONNX Runtime, which has {what}: leave it out, or name a ggml file in the property model",
+            found.id
+        )))
+    };
+    if cuda_device.is_some() {
+        return only("speech models on the processor alone, not on cuda");
+    }
+    if isolation.is_process(false)? {
+        return only("no process of its own (isolation=process)");
+    }
+    let decoder = OnnxWhisperSpec::decoder_beside(&found.path)?;
+    let (encoder, encoder_stamp) = FileStamp::of(&found.path)?;
+    let (decoder, decoder_stamp) = FileStamp::of(&decoder)?;
+    let spec = OnnxWhisperSpec {
+        encoder,
+        decoder,
+        name: found.id.clone(),
+        word_time_offset: word_time_offset(found),
+    };
+    Ok(WhisperSpec::Onnx(spec, [encoder_stamp, decoder_stamp]))
 }
 
 /// Finds the models of a chain, separated by commas: each a model for the same device, `cpu` for the first model on the

@@ -10,6 +10,7 @@ mod worker;
 use gst::glib;
 use gst::prelude::*;
 
+use crate::inference::manifest;
 use crate::inference::whisper_cpp::logging;
 pub use crate::intake::Channels;
 
@@ -72,6 +73,23 @@ pub enum Engine {
     /// ggml files.
     #[enum_value(name = "whisper.cpp, for ggml files", nick = "whisper-cpp")]
     WhisperCpp,
+    /// Two ONNX files, on the processor.
+    #[enum_value(
+        name = "ONNX Runtime, for NAME.encoder.onnx with NAME.decoder.onnx beside it: greedy, on the processor",
+        nick = "onnx"
+    )]
+    Onnx,
+}
+
+impl Engine {
+    /// The one that is meant; `None` for the one that the model's file is for.
+    pub(crate) fn asked(self) -> Option<manifest::Engine> {
+        match self {
+            Self::Auto => None,
+            Self::WhisperCpp => Some(manifest::Engine::WhisperCpp),
+            Self::Onnx => Some(manifest::Engine::OnnxRuntime),
+        }
+    }
 }
 
 /// In which process the model runs.

@@ -299,7 +299,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
     let d = Settings::default();
     let ms = |name, nick, blurb, most, default| count(name, nick, blurb, 0..=most, default);
     vec![
-        text("model", "Model", "Whisper model: a name (tiny.en, base-q5_1, large-v3-turbo), an id, or the path of a ggml file. Empty: the default model. `scribe-models list` shows what is there", &d.model),
+        text("model", "Model", "Whisper model: a name (tiny.en, base-q5_1, large-v3-turbo), an id, or the path of a ggml file or of NAME.encoder.onnx. Empty: the default model. `scribe-models list` shows what is there", &d.model),
         text("vad-model", "VAD model", "Voice activity model: a name or the path of the Silero ONNX file. Empty: the default", &d.vad_model),
         text("language-code", "Language", "Language that is spoken, as ISO 639-1 or BCP 47 (en, en-US); auto: heard from the speech", &d.language_code),
         glib::ParamSpecEnum::builder_with_default("task", d.task).nick("Task").blurb("Text in the language that is spoken, or in English").mutable_ready().build(),
@@ -326,7 +326,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         text("fallback", "Fallback", "Models to use when the one asked for cannot be had, separated by commas, the best first: a name or a path, cpu for the same model on the CPU, or both as in base.en@cpu; empty: none", &d.fallback),
         text("memory-limit", "Memory limit", "Memory that scribe may use of each device, of which it fills 80 %: bytes, a size such as 12G, or a part such as 75%; empty: what SCRIBE_MEMORY_LIMIT says, else what others leave. For the whole process: it can be lowered before the first model is loaded", &d.memory_limit),
         text("device", "Device", "Where the model runs: auto, cpu, or cuda:N in a build with CUDA", &d.device),
-        glib::ParamSpecEnum::builder_with_default("engine", d.engine).nick("Engine").blurb("What runs the model").mutable_ready().build(),
+        glib::ParamSpecEnum::builder_with_default("engine", d.engine).nick("Engine").blurb("What runs the model. Whisper on ONNX Runtime decodes greedily, whatever beam-size says").mutable_ready().build(),
         glib::ParamSpecEnum::builder_with_default("isolation", d.isolation).nick("Isolation").blurb("In which process the model runs. In one of its own a crash of the engine costs the application a moment, not its life").mutable_ready().build(),
         glib::ParamSpecEnum::builder_with_default("mode", d.mode).nick("Mode").blurb("For whom the words are").mutable_ready().build(),
         glib::ParamSpecUInt::builder("latency").nick("Latency").blurb("How long words may trail a live source, in milliseconds; what a latency query is answered with").default_value(d.latency_ms).mutable_playing().build(),

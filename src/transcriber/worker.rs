@@ -280,6 +280,7 @@ impl Worker {
                 let isolation = isolation(settings.isolation);
                 speech_spec(
                     model,
+                    settings.engine.asked(),
                     device,
                     settings.threads,
                     settings.word_times,

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::whisper_cpp::{self, WhisperCppModel, WhisperCppSpec};
+use super::whisper;
+use super::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
 use super::{EngineError, ProcessStats, SpeechModel, SpeechModelInfo, SpeechToText, exit};
 use host::Host;
 use lane::IsolatedLane;
@@ -97,7 +98,7 @@ impl EngineSpec {
 
     fn knows_language(&self, info: &SpeechModelInfo, code: &str) -> bool {
         match self {
-            Self::WhisperCpp(_) => whisper_cpp::knows_language(info.multilingual, code),
+            Self::WhisperCpp(_) => whisper::knows_language(info.multilingual, code),
         }
     }
 

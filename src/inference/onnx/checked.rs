@@ -120,7 +120,7 @@ pub(super) fn load_extra_bytes(file_bytes: u64) -> u64 {
 }
 
 /// SHA-256 of a file's bytes.
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// Loads a graph as a model's loader does, for tests of graphs that no model here is made of.
 #[cfg(any(test, feature = "test-support"))]
@@ -134,7 +134,7 @@ pub(super) fn load(path: &Path, ports: &Ports) -> Result<Session, EngineError> {
 }
 
 /// The same, and tells which bytes it was; none but `known` are loaded, if there is such a digest.
-fn load_bytes(
+pub(super) fn load_bytes(
     path: &Path,
     ports: &Ports,
     known: Option<&Digest>,

@@ -8,3 +8,4 @@ pub mod library;
 mod protobuf;
 pub mod segmentation;
 pub mod vad;
+pub mod whisper;

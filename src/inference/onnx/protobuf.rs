@@ -9,6 +9,14 @@
 //!
 //! No length of the file is believed: each is compared with the bytes that are left.
 
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::inference::EngineError;
+
+/// A longer property is passed over.
+const PROPERTY_BYTES_MAX: u64 = 4 << 20;
 /// Graphs within graphs (loops, conditions).
 const NESTED_GRAPHS_MAX: usize = 16;
 
@@ -90,6 +98,80 @@ impl<'a> Fields<'a> {
         }
         Err("it is no ONNX file: a number of more than ten bytes".into())
     }
+}
+
+/// The text of a property of the ONNX model in `path`; `None` if it has no such property. Reads no more of the file than
+/// its properties: for what must be known before it is loaded. What is no ONNX file has none.
+pub(super) fn property(path: &Path, key: &str) -> Result<Option<String>, EngineError> {
+    let failed = |e: std::io::Error| EngineError::ModelFile {
+        path: path.to_owned(),
+        why: e.to_string(),
+    };
+    let mut file = BufReader::new(File::open(path).map_err(failed)?);
+    match find_property(&mut file, key) {
+        Ok(found) => Ok(found),
+        // Cut short, or another kind of file: the loader says which.
+        Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn find_property(file: &mut (impl Read + Seek), key: &str) -> std::io::Result<Option<String>> {
+    let odd = || std::io::Error::from(ErrorKind::InvalidData);
+    while let Some(field) = varint_of(file)? {
+        let skip = match field & 7 {
+            0 => {
+                varint_of(file)?.ok_or_else(odd)?;
+                continue;
+            }
+            1 => 8,
+            5 => 4,
+            2 => varint_of(file)?.ok_or_else(odd)?,
+            _ => return Err(odd()),
+        };
+        if field != 14 << 3 | 2 || skip > PROPERTY_BYTES_MAX {
+            let skip = i64::try_from(skip).map_err(|_| odd())?;
+            file.seek(SeekFrom::Current(skip))?;
+            continue;
+        }
+        let mut entry = vec![0; skip as usize];
+        file.read_exact(&mut entry)?;
+        let mut fields = Fields::new(&entry);
+        let (mut own, mut text) = (None, None);
+        while let Some((number, value)) = fields.next().map_err(|_| odd())? {
+            match (number, value) {
+                (1, Value::Bytes(bytes)) => own = Some(bytes),
+                (2, Value::Bytes(bytes)) => text = Some(bytes),
+                _ => {}
+            }
+        }
+        if own == Some(key.as_bytes()) {
+            let text = text.unwrap_or_default().to_vec();
+            return String::from_utf8(text).map(Some).map_err(|_| odd());
+        }
+    }
+    Ok(None)
+}
+
+/// The next number; `None` at the end of the file.
+fn varint_of(file: &mut impl Read) -> std::io::Result<Option<u64>> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        if file.read(&mut byte)? == 0 {
+            let at_end = shift == 0;
+            return if at_end {
+                Ok(None)
+            } else {
+                Err(ErrorKind::UnexpectedEof.into())
+            };
+        }
+        value |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] & 0x80 == 0 {
+            return Ok(Some(value));
+        }
+    }
+    Err(ErrorKind::InvalidData.into())
 }
 
 /// Whether the bytes are an ONNX model that holds all its data itself; why not, if not.
@@ -318,6 +400,23 @@ mod tests {
 
     fn refusal(bytes: &[u8]) -> String {
         check(bytes).expect_err("it is refused")
+    }
+
+    #[test]
+    fn a_property_is_found_behind_the_graph() {
+        let entry = |key: &[u8], text: &[u8]| field(14, &join(&[&field(1, key), &field(2, text)]));
+        let file = join(&[
+            &[0x08, 10],
+            &with_initializer(&good_tensor()),
+            &entry(b"other", b"no"),
+            &entry(b"whisper", b"{}"),
+        ]);
+        let find = |bytes: &[u8], key: &str| find_property(&mut std::io::Cursor::new(bytes), key);
+
+        assert_eq!(find(&file, "whisper").unwrap(), Some("{}".to_owned()));
+        assert_eq!(find(&file, "missing").unwrap(), None);
+        assert!(find(&file[..file.len() - 1], "whisper").is_err());
+        assert!(find(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "whisper").is_err());
     }
 
     #[test]

@@ -8,7 +8,8 @@
 
 use super::alignment::Alignment;
 use super::header::{self, Header};
-use super::lane::{MAX_TOKENS, WARM_DECODERS, WIDEST_PASS};
+use super::lane::{WARM_DECODERS, WIDEST_PASS};
+use crate::inference::whisper::MAX_TOKENS;
 use crate::inference::{Footprint, MAX_WINDOW_SAMPLES};
 
 /// Positions of the encoder that the buffers are made for. A window has a few less.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use whisper_rs::{FullParams, SamplingStrategy, WhisperError, WhisperState};
 
-use super::{ContextBox, language_id, native_init};
+use super::{ContextBox, native_init};
+use crate::inference::whisper::{
+    MAX_PROMPT_TOKENS, MAX_TOKENS, gaps, language_id, prompt_text, unknown_language,
+};
 use crate::inference::{
     BatchParams, CancelToken, Decoded, EngineError, Language, MAX_WINDOW_SAMPLES, ResultSink,
     SpeechModelInfo, SpeechToText, Token, Window, WindowSource, pages,
@@ -23,15 +26,8 @@ const AUDIO_CTX: i32 = 1472;
 const MIN_SAMPLES: usize = 16_000;
 /// Most decoders that whisper.cpp has.
 const MAX_DECODERS: u32 = 8;
-/// Tokens a window may have: whisper.cpp stops at half of its 448 positions in any case.
-pub(super) const MAX_TOKENS: i32 = 220;
 /// A tenth of a millisecond grid: whisper.cpp counts times in hundredths of a second.
 const SAMPLES_PER_CENTISECOND: i64 = 160;
-/// Longest prompt in characters, longest word in it: whisper.cpp's tokeniser recurses over a word.
-const MAX_PROMPT_CHARS: usize = 1_000;
-const MAX_PROMPT_WORD: usize = 64;
-/// Tokens of a prompt that the decoder has room for.
-const MAX_PROMPT_TOKENS: usize = 223;
 /// Most tokens of one decoder pass: a full prompt, or a full text once more for its word times, with their marks.
 pub(super) const WIDEST_PASS: usize = MAX_PROMPT_TOKENS + 5;
 /// Decoders that a lane has room for from the start: the default's beams, and the samples of a later pass.
@@ -42,9 +38,6 @@ const WARM_TOKEN: i32 = 1000;
 const WARM_AUDIO_CTX: i32 = 64;
 /// Sound of ten frames: whisper.cpp takes it, and ends before the encoder because so little is left to do.
 const NO_PASS_SAMPLES: usize = 1_700;
-/// A jump of the alignment between neighbouring tokens that is worth reporting, in samples: 3 s.
-const GAP_SAMPLES: u32 = 3 * 16_000;
-
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct ParamKey {
     language: String,
@@ -239,7 +232,7 @@ impl Lane {
             params.set_n_threads(threads);
             params.set_audio_ctx(AUDIO_CTX);
             params.set_no_context(true);
-            params.set_max_tokens(MAX_TOKENS);
+            params.set_max_tokens(MAX_TOKENS as i32);
             params.set_suppress_blank(true);
             params.set_suppress_nst(true);
             params.set_print_special(false);
@@ -457,49 +450,6 @@ fn prepare(samples: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Vocabulary first, then the prompt, cleaned for whisper.cpp's tokeniser.
-fn prompt_text(prompt: &str, vocabulary: &[String]) -> String {
-    let mut text = vocabulary.join(", ");
-    if !text.is_empty() && !prompt.is_empty() {
-        text.push_str(". ");
-    }
-    text.push_str(prompt);
-    let clean: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let mut out = String::new();
-    for word in clean.split_whitespace() {
-        let word: String = word.chars().take(MAX_PROMPT_WORD).collect();
-        if out.chars().count() + word.chars().count() >= MAX_PROMPT_CHARS {
-            break;
-        }
-        out.push(' ');
-        out.push_str(&word);
-    }
-    out
-}
-
-fn gaps(tokens: &[Token]) -> Vec<(u32, u32)> {
-    let ends = tokens.iter().filter_map(|t| t.end);
-    let mut previous = 0u32;
-    let mut out = Vec::new();
-    for end in ends {
-        if end > previous.saturating_add(GAP_SAMPLES) {
-            out.push((previous, end));
-        }
-        previous = previous.max(end);
-    }
-    out
-}
-
-fn unknown_language(code: &str, model: &str) -> EngineError {
-    EngineError::Unsupported(format!(
-        "{model} does not know the language \"{code}\": set language-code to one it knows (en for English), \
-         or to auto with a multilingual model"
-    ))
-}
-
 fn reason(error: &WhisperError) -> String {
     match error {
         WhisperError::GenericError(-2) => "no spectrogram".into(),
@@ -571,29 +521,5 @@ mod tests {
 
         assert!(first.iter().any(|l| *l != first[0]), "all alike");
         assert_eq!(first, later);
-    }
-
-    #[test]
-    fn a_prompt_is_bounded_in_length_and_word_length() {
-        let long = "x".repeat(20_000);
-
-        assert_eq!(prompt_text(&long, &[]).chars().count(), MAX_PROMPT_WORD + 1);
-        assert!(prompt_text(&"word ".repeat(9_000), &[]).chars().count() <= MAX_PROMPT_CHARS);
-        assert_eq!(prompt_text("b\0c", &["A".into(), "B".into()]), " A, B. b c");
-    }
-
-    #[test]
-    fn a_jump_of_the_alignment_is_a_gap() {
-        let token = |end: u32| Token {
-            id: 1,
-            bytes: vec![],
-            probability: 1.0,
-            start: Some(0),
-            end: Some(end),
-        };
-
-        let found = gaps(&[token(8_000), token(100_000), token(110_000)]);
-
-        assert_eq!(found, vec![(8_000, 100_000)]);
     }
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use whisper_rs::{DtwParameters, WhisperContext, WhisperContextParameters};
 
 use super::{
-    BatchParams, EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, pages,
+    BatchParams, EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, pages, whisper,
 };
 use alignment::Alignment;
 use footprint::Memory;
@@ -226,7 +226,7 @@ impl SpeechModel for WhisperCppModel {
     }
 
     fn knows_language(&self, code: &str) -> bool {
-        knows_language(self.info.multilingual, code)
+        whisper::knows_language(self.info.multilingual, code)
     }
 
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError> {
@@ -255,29 +255,10 @@ fn open(path: &Path) -> Result<std::fs::File, EngineError> {
     std::fs::File::open(path).map_err(|e| failed(e.to_string()))
 }
 
-/// Whether a model, multilingual or not, knows this ISO 639-1 code.
-pub(super) fn knows_language(multilingual: bool, code: &str) -> bool {
-    if multilingual {
-        language_id(code).is_some()
-    } else {
-        code == "en"
-    }
-}
-
 /// Length and time of the last change: those of the file that is open, whatever its name means by now.
 fn moment(file: &std::fs::File) -> Option<(u64, SystemTime)> {
     let meta = file.metadata().ok()?;
     Some((meta.len(), meta.modified().ok()?))
-}
-
-/// whisper.cpp's number of a language, checked first: an unknown one would give wrong text silently.
-fn language_id(code: &str) -> Option<i32> {
-    let plain = code.len() <= 3 && code.bytes().all(|b| b.is_ascii_lowercase());
-    if plain {
-        whisper_rs::get_lang_id(code)
-    } else {
-        None
-    }
 }
 
 /// Instruction sets that this build of ggml uses.

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The next token of a text: what may not follow, what is most likely or drawn by chance, and when to stop.
+//!
+//! Source: openai-whisper, `decoding.py`.
+
+use crate::inference::whisper::MAX_TOKENS;
+
+use super::vocabulary::Vocabulary;
+
+/// Values looked at together: most blocks are so far below the largest value that they add nothing.
+const BLOCK: usize = 64;
+/// A value so far below the largest, in natural logarithms, is less than one in eight million of it.
+const NEGLIGIBLE: f32 = 16.0;
+/// A text that ends in so many copies of the same, over so many tokens, has been caught in a loop.
+const LOOP_COPIES: usize = 4;
+const LOOP_TOKENS: usize = 40;
+/// Longest part that is looked for in a loop, in tokens.
+const LOOP_PART_MAX: usize = 16;
+
+/// A token and how likely it was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Choice {
+    pub token: u32,
+    /// Natural logarithm of its probability among all that might have followed, at temperature 0.
+    pub logprob: f32,
+}
+
+/// Takes out of `logits` what may not follow: `first` at the start of a text.
+pub(super) fn forbid(logits: &mut [f32], vocabulary: &Vocabulary, first: bool) {
+    logits[vocabulary.never()].fill(f32::NEG_INFINITY);
+    for token in vocabulary.suppressed() {
+        logits[*token as usize] = f32::NEG_INFINITY;
+    }
+    if first {
+        for token in vocabulary.not_first() {
+            logits[token as usize] = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// The most likely token at a temperature of 0; one drawn by chance above. `None` where the values are no numbers.
+pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> Option<Choice> {
+    let (best, max) = largest(logits)?;
+    let sum = sum_exp(logits, max, 1.0);
+    let token = if temperature > 0.0 {
+        draw(logits, max, temperature, chance).unwrap_or(best)
+    } else {
+        best
+    };
+    let logprob = logits[token] - max - sum.ln();
+    logprob.is_finite().then_some(Choice {
+        token: token as u32,
+        logprob,
+    })
+}
+
+/// Probability of one token among all, from values that nothing was taken out of.
+pub(super) fn probability(logits: &[f32], token: u32) -> Option<f32> {
+    let (_, max) = largest(logits)?;
+    let own = logits.get(token as usize)?;
+    let p = (own - max).exp() / sum_exp(logits, max, 1.0);
+    p.is_finite().then_some(p.clamp(0.0, 1.0))
+}
+
+/// The largest value among `range`.
+pub(super) fn most_likely(logits: &[f32], range: std::ops::Range<usize>) -> Option<u32> {
+    let start = range.start;
+    let (at, _) = largest(logits.get(range)?)?;
+    Some((start + at) as u32)
+}
+
+/// Where the largest value is, the first of equals, and the value. `None` if there is none or it is no number.
+fn largest(logits: &[f32]) -> Option<(usize, f32)> {
+    let mut max = f32::NEG_INFINITY;
+    let mut block = 0;
+    for (n, values) in logits.chunks(BLOCK).enumerate() {
+        let own = values
+            .iter()
+            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        if own > max {
+            (max, block) = (own, n * BLOCK);
+        }
+    }
+    if !max.is_finite() {
+        return None;
+    }
+    let at = logits[block..].iter().position(|v| *v == max)?;
+    Some((block + at, max))
+}
+
+/// Sum of `exp((value - max) / temperature)`.
+fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
+    let mut sum = 0.0;
+    for values in logits.chunks(BLOCK) {
+        let own = values
+            .iter()
+            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        if own > max - NEGLIGIBLE {
+            sum += values
+                .iter()
+                .map(|v| ((v - max) / temperature).exp())
+                .sum::<f32>();
+        }
+    }
+    sum
+}
+
+fn draw(logits: &[f32], max: f32, temperature: f32, chance: &mut Chance) -> Option<usize> {
+    let mut left = chance.next() * sum_exp(logits, max, temperature);
+    let mut last = None;
+    for (at, value) in logits.iter().enumerate() {
+        if *value <= max - NEGLIGIBLE {
+            continue;
+        }
+        left -= ((value - max) / temperature).exp();
+        last = Some(at);
+        if left <= 0.0 {
+            break;
+        }
+    }
+    last
+}
+
+/// Whether a text ends here: with the end token, with no room for more, or in a loop.
+pub(super) fn is_over(tokens: &[Choice], vocabulary: &Vocabulary) -> bool {
+    tokens.last().is_some_and(|c| c.token == vocabulary.end())
+        || tokens.len() >= MAX_TOKENS
+        || loops(tokens)
+}
+
+/// The text ends in copies of the same part.
+fn loops(tokens: &[Choice]) -> bool {
+    (1..=LOOP_PART_MAX).any(|part| {
+        let long = LOOP_TOKENS.max(LOOP_COPIES * part);
+        tokens.len() >= long + part && {
+            let end = &tokens[tokens.len() - long..];
+            let before = &tokens[tokens.len() - long - part..];
+            end.iter().zip(before).all(|(a, b)| a.token == b.token)
+        }
+    })
+}
+
+/// Mean natural logarithm of the tokens' probabilities.
+pub(super) fn mean_logprob(tokens: &[Choice]) -> f32 {
+    let sum: f32 = tokens.iter().map(|c| c.logprob).sum();
+    sum / tokens.len().max(1) as f32
+}
+
+/// Numbers by chance, the same ones each time: a text does not depend on when it was asked for.
+/// (SplitMix64 by Sebastiano Vigna.)
+#[derive(Clone, Debug)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    /// The sequence with that number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// 0 up to, not including, 1.
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choices(tokens: &[u32]) -> Vec<Choice> {
+        let certain = |token: &u32| Choice {
+            token: *token,
+            logprob: 0.0,
+        };
+        tokens.iter().map(certain).collect()
+    }
+
+    #[test]
+    fn the_largest_value_is_chosen_and_its_share_is_its_probability() {
+        let mut logits = vec![-30.0; 300];
+        logits[150] = 3.0f32.ln();
+        logits[299] = 1.0f32.ln();
+
+        let choice = choose(&logits, 0.0, &mut Chance::new(0)).unwrap();
+
+        assert_eq!(choice.token, 150);
+        assert!((choice.logprob.exp() - 0.75).abs() < 1e-6);
+        assert!((probability(&logits, 299).unwrap() - 0.25).abs() < 1e-6);
+        assert_eq!(most_likely(&logits, 200..300), Some(299));
+    }
+
+    #[test]
+    fn chance_follows_the_probabilities_and_repeats_itself() {
+        let mut logits = vec![f32::NEG_INFINITY; 200];
+        logits[10] = 3.0f32.ln();
+        logits[190] = 1.0f32.ln();
+        let drawn = |temperature: f32| {
+            let mut chance = Chance::new(7);
+            let draws = (0..4000).map(|_| choose(&logits, temperature, &mut chance).unwrap());
+            draws.filter(|c| c.token == 190).count()
+        };
+
+        // A quarter at a temperature of 1; one in ten at a half, where probabilities are squared.
+        assert!((900..1100).contains(&drawn(1.0)), "{}", drawn(1.0));
+        assert!((330..470).contains(&drawn(0.5)), "{}", drawn(0.5));
+        assert_eq!(drawn(0.5), drawn(0.5));
+    }
+
+    #[test]
+    fn values_that_are_no_numbers_give_no_token() {
+        let mut chance = Chance::new(0);
+
+        assert_eq!(choose(&[f32::NEG_INFINITY; 70], 0.0, &mut chance), None);
+        assert_eq!(choose(&[f32::NAN; 70], 0.0, &mut chance), None);
+        assert_eq!(choose(&[1.0, f32::INFINITY], 0.0, &mut chance), None);
+        assert_eq!(choose(&[1.0, f32::NAN], 0.0, &mut chance), None);
+    }
+
+    #[test]
+    fn a_text_that_goes_round_is_stopped_and_one_that_says_a_word_often_is_not() {
+        let text: Vec<u32> = (100..130).collect();
+        let with =
+            |tail: &[u32], copies: usize| choices(&[&text[..], &tail.repeat(copies)].concat());
+
+        assert!(!loops(&with(&[5], 40)));
+        assert!(loops(&with(&[5], 41)));
+        assert!(!loops(&with(&[1, 2, 3, 4], 10)));
+        assert!(loops(&with(&[1, 2, 3, 4], 11)));
+        assert!(!loops(&with(&text[..17], 5)));
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What the two graphs of a Whisper model say of themselves, and what that makes them take.
+//!
+//! Their converter writes it as JSON into a property of each file; the shapes of inputs and outputs follow from it.
+
+use serde::Deserialize;
+
+use crate::dsp::mel::WINDOW_FRAMES;
+use crate::inference::Footprint;
+use crate::inference::onnx::checked::{self, Element, Port, Ports};
+use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
+
+/// Property of both files.
+pub(super) const PROPERTY: &str = "whisper";
+/// Positions of the encoder: two frames each.
+pub(super) const POSITIONS: usize = WINDOW_FRAMES / 2;
+/// Width of an attention head in all of Whisper's models.
+pub(super) const HEAD: usize = 64;
+/// Marks before a text: what came before, start, language, task, no timestamps.
+pub(super) const MARKS: usize = 5;
+/// Positions of the decoder: as many as a prompt and a text can take.
+pub(super) const TEXT: usize = 448;
+const _: () = assert!(MAX_PROMPT_TOKENS + MARKS + MAX_TOKENS == TEXT);
+/// Plain tokens of the English vocabulary and its marks; the multilingual one has one more, large-v3's two.
+const VOCABULARY: std::ops::RangeInclusive<usize> = 51_864..=51_866;
+/// Windows side by side: beyond eight a step costs as much more as it does more.
+const ROWS_MAX: usize = 8;
+/// For keys and values of the sound of all windows side by side: models that are larger take fewer.
+const ROWS_BYTES_MAX: usize = 200 << 20;
+const F32: usize = 4;
+
+/// Dimensions of a model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(super) struct Header {
+    /// Width of encoder and decoder.
+    pub width: usize,
+    /// Mel bands.
+    pub mels: usize,
+    /// Attention heads of a layer.
+    pub heads: usize,
+    /// Layers of the encoder.
+    #[serde(rename = "enc")]
+    pub encoder_layers: usize,
+    /// Layers of the decoder.
+    #[serde(rename = "dec")]
+    pub layers: usize,
+    /// Tokens, marks included.
+    pub vocab: usize,
+    /// Type of the weights, for people.
+    #[serde(rename = "type")]
+    pub weights: String,
+    /// Layer and head of those that follow the sound; none where the graph does not give them.
+    #[serde(default)]
+    pub alignment_heads: Vec<[usize; 2]>,
+}
+
+impl Header {
+    /// From the property's text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let header: Self = serde_json::from_str(text)
+            .map_err(|e| format!("its property \"{PROPERTY}\" is not understood: {e}"))?;
+        let wrong = |what: String| Err(format!("its property \"{PROPERTY}\" says {what}"));
+        if !(1..=20).contains(&header.heads) || header.width != header.heads * HEAD {
+            return wrong(format!(
+                "a width of {} in {} heads, and heads are {HEAD} wide",
+                header.width, header.heads
+            ));
+        }
+        let layers = 1..=32;
+        if !layers.contains(&header.layers) || !layers.contains(&header.encoder_layers) {
+            return wrong(format!(
+                "{} and {} layers, and models have 1 to 32",
+                header.encoder_layers, header.layers
+            ));
+        }
+        if ![80, 128].contains(&header.mels) {
+            return wrong(format!("{} mel bands, not 80 or 128", header.mels));
+        }
+        if !VOCABULARY.contains(&header.vocab) {
+            return wrong(format!("{} tokens, not {VOCABULARY:?}", header.vocab));
+        }
+        let mut seen = Vec::new();
+        for head in &header.alignment_heads {
+            let [layer, number] = *head;
+            if layer >= header.layers || number >= header.heads || seen.contains(head) {
+                return wrong(format!(
+                    "that head {number} of layer {layer} follows the sound"
+                ));
+            }
+            seen.push(*head);
+        }
+        Ok(header)
+    }
+
+    /// More than English.
+    pub fn multilingual(&self) -> bool {
+        self.vocab > *VOCABULARY.start()
+    }
+
+    /// What the encoder takes and gives.
+    pub fn encoder_ports(&self) -> Ports {
+        Ports {
+            inputs: vec![Port::f32("mel", &[None, None, length(self.mels)])],
+            outputs: self.cross_ports(),
+        }
+    }
+
+    /// What the decoder takes and gives.
+    pub fn decoder_ports(&self) -> Ports {
+        let number = |name: &str| Port {
+            name: name.into(),
+            element: Element::I64,
+            shape: vec![None, None],
+        };
+        let (heads, head) = (length(self.heads), length(HEAD));
+        let mut inputs = vec![
+            number("tokens"),
+            number("pos"),
+            Port::f32("mask", &[None, Some(1), None, None]),
+        ];
+        let mut outputs = vec![Port::f32("logits", &[None, length(self.vocab)])];
+        if !self.alignment_heads.is_empty() {
+            let followers = length(self.alignment_heads.len());
+            outputs.push(Port::f32("align", &[None, followers, None, None]));
+        }
+        for l in 0..self.layers {
+            let keys = [None, heads, head, None];
+            let values = [None, heads, None, head];
+            inputs.push(Port::f32(&format!("self_k_{l}"), &keys));
+            inputs.push(Port::f32(&format!("self_v_{l}"), &values));
+            outputs.push(Port::f32(&format!("new_k_{l}"), &keys));
+            outputs.push(Port::f32(&format!("new_v_{l}"), &values));
+        }
+        inputs.extend(self.cross_ports());
+        Ports { inputs, outputs }
+    }
+
+    /// Keys and values of the sound: the encoder's outputs, and inputs of the decoder.
+    fn cross_ports(&self) -> Vec<Port> {
+        let (heads, head) = (length(self.heads), length(HEAD));
+        let of_layer = |l| {
+            [
+                Port::f32(&format!("cross_k_{l}"), &[None, heads, head, None]),
+                Port::f32(&format!("cross_v_{l}"), &[None, heads, None, head]),
+            ]
+        };
+        (0..self.layers).flat_map(of_layer).collect()
+    }
+
+    /// Values of a layer's keys, or values, of a window's sound.
+    pub fn cross_values(&self) -> usize {
+        self.width * POSITIONS
+    }
+
+    /// Values of a window's attention that its word times are found in, at most.
+    pub fn attention_values(&self) -> usize {
+        self.alignment_heads.len() * POSITIONS * (MAX_TOKENS + 1)
+    }
+
+    /// Windows that are decoded side by side.
+    pub fn rows(&self) -> usize {
+        let row = 2 * F32 * self.layers * self.cross_values();
+        (ROWS_BYTES_MAX / row).clamp(1, ROWS_MAX)
+    }
+
+    /// What the model takes, for files of these sizes. A lane has an encoder of its own and, with another lane, a
+    /// decoder; it is made with room for all its rows at their longest.
+    pub fn footprint(&self, encoder_bytes: u64, decoder_bytes: u64) -> Footprint {
+        let encoder = checked::weights_bytes(encoder_bytes);
+        let decoder = checked::weights_bytes(decoder_bytes);
+        let cross = 2 * F32 * self.layers * self.cross_values();
+        let cache = 2 * F32 * self.layers * self.width * TEXT;
+        let attention = size_of::<u16>() * self.attention_values();
+        // Logits, their copy for a further sample, the mask, and a step's own tensors.
+        let step =
+            F32 * (2 * self.vocab + MARKS * (TEXT + 2 * self.heads * POSITIONS + 24 * self.width));
+        let rows = (cross + cache + attention + step) * self.rows();
+        // Attention of each position to each, states of the widest layer, and a window's keys and values on their way out.
+        let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + cross;
+        // Prompts are read one by one: scores and what becomes of them, the attention, and states.
+        let prompt = MAX_PROMPT_TOKENS + MARKS;
+        let read = F32
+            * prompt
+            * (POSITIONS * (2 * self.heads + 2 * self.alignment_heads.len()) + 24 * self.width);
+        // One text's word times: its attention, smoothed, and the way through it.
+        let times = (F32 + 1) * (MAX_TOKENS + 1) * POSITIONS;
+        let sound = F32 * WINDOW_FRAMES * self.mels;
+        let lane = (rows + encode.max(read) + times + sound) as u64;
+        Footprint {
+            // With what the run that tries the encoder has taken: the first lane goes on in it.
+            weights_bytes: encoder + decoder + encode as u64,
+            load_extra_bytes: checked::load_extra_bytes(encoder_bytes.max(decoder_bytes)),
+            lane_bytes: lane + encoder + decoder.div_ceil(2),
+            item_bytes: 0,
+            decoder_bytes: 0,
+        }
+    }
+}
+
+fn length(n: usize) -> Option<u64> {
+    Some(n as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY_EN: &str = r#"{"width": 384, "mels": 80, "heads": 6, "enc": 4, "dec": 4, "vocab": 51864, "type": "int8",
+        "alignment_heads": [[1, 0], [2, 0], [2, 5], [3, 0], [3, 1], [3, 2], [3, 3], [3, 4]]}"#;
+
+    #[test]
+    fn dimensions_come_from_the_property() {
+        let header = Header::parse(TINY_EN).unwrap();
+
+        assert_eq!((header.width, header.layers, header.heads), (384, 4, 6));
+        assert_eq!(header.alignment_heads.len(), 8);
+        assert!(!header.multilingual());
+        // engine.md 5: 17.6 MiB of keys and values a window.
+        assert_eq!(2 * 4 * 4 * header.cross_values(), 18_432_000);
+        assert_eq!(header.rows(), 8);
+        assert_eq!(header.decoder_ports().inputs.len(), 19);
+    }
+
+    #[test]
+    fn larger_models_take_fewer_windows_at_once() {
+        let of = |width: usize, layers: usize| {
+            let text = format!(
+                r#"{{"width": {width}, "mels": 80, "heads": {}, "enc": 4, "dec": {layers}, "vocab": 51865, "type": "f32"}}"#,
+                width / 64
+            );
+            Header::parse(&text).unwrap().rows()
+        };
+
+        assert_eq!(of(512, 6), 5);
+        assert_eq!(of(768, 12), 1);
+        assert_eq!(of(1280, 4), 3);
+    }
+
+    #[test]
+    fn what_no_whisper_model_has_is_refused_with_the_reason() {
+        let changed = |from: &str, to: &str| Header::parse(&TINY_EN.replace(from, to));
+
+        for (from, to, reason) in [
+            ("384", "400", "a width of 400 in 6 heads"),
+            ("\"dec\": 4", "\"dec\": 0", "4 and 0 layers"),
+            ("\"mels\": 80", "\"mels\": 81", "81 mel bands"),
+            ("51864", "50000", "50000 tokens"),
+            ("[1, 0]", "[4, 0]", "head 0 of layer 4"),
+            ("[1, 0]", "[2, 0]", "head 0 of layer 2"),
+            ("{\"width\"", "{\"broad\"", "missing field"),
+        ] {
+            let why = changed(from, to).unwrap_err();
+            assert!(why.contains(reason), "{why}");
+        }
+    }
+}
