@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::repository;
+use common::{repository, there};
 use gst::prelude::*;
 use gstscribe::inference::isolated::Isolation;
 use gstscribe::inference::manifest::Engine;
@@ -30,19 +30,9 @@ const STEP: u32 = 320;
 
 /// The encoder of tiny.en with weights of that type, if it is here.
 fn encoder(weights: &str) -> Option<PathBuf> {
-    let folder = repository("models");
-    let mut files = std::fs::read_dir(&folder).unwrap().flatten();
-    let fits = |name: &str| {
-        name.contains("tiny.en") && name.contains(weights) && name.ends_with(".encoder.onnx")
-    };
-    let found = files.find(|f| f.file_name().to_str().is_some_and(fits));
-    if found.is_none() {
-        eprintln!(
-            "skipped: {} has no *tiny.en*{weights}*.encoder.onnx: make it with scribe-models",
-            folder.display()
-        );
-    }
-    found.map(|f| f.path())
+    let name = format!("whisper-tiny.en-onnx-{weights}");
+    let path = repository(&format!("models/{name}.encoder.onnx"));
+    there(&path, &format!("scripts/models.sh {name}")).then_some(path)
 }
 
 fn spec(encoder: &Path) -> OnnxWhisperSpec {
