@@ -294,38 +294,36 @@ impl Lane {
         copied
     }
 
-    /// What came before, and the start: there the model says whether anybody speaks, and in which language.
+    /// The start, where the model says whether anybody speaks and in which language; and what came before, if anything
+    /// did. It is told afterwards: it would have a say in both.
     fn read_prompts(&mut self, new: Range<usize>) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
         let vocabulary = &shared.vocabulary;
         let start = i64::from(vocabulary.start());
-        let alone = self.rows[new.clone()]
-            .iter()
-            .any(|row| !row.prompt.is_empty());
-        // Long ones one by one: a step of all of them would take room that is never needed again.
-        let together = if alone { 1 } else { new.len() };
-        for first in new.clone().step_by(together) {
-            let rows = first..first + together;
-            let mut tokens = Vec::new();
-            if alone && !self.rows[first].prompt.is_empty() {
-                tokens.push(i64::from(vocabulary.previous()));
-                tokens.extend(self.rows[first].prompt.iter().map(|t| i64::from(*t)));
+        let mut step = self.step(new.clone(), &vec![start; new.len()], 1)?;
+        let logits = step.logits(shared.header.vocab)?;
+        let found = logits.chunks_exact(shared.header.vocab);
+        for (row, logits) in self.rows[new.clone()].iter_mut().zip(found) {
+            row.no_speech =
+                decode::probability(logits, vocabulary.no_speech()).ok_or_else(no_numbers)?;
+            if row.language == Language::Auto {
+                let languages = vocabulary.languages();
+                let heard = decode::most_likely(logits, languages.clone());
+                let number = heard.map_or(0, |mark| mark as usize - languages.start);
+                row.language = Language::Fixed(language_code(number).to_owned());
             }
-            let steps = tokens.len() + 1;
-            tokens.resize(tokens.len() + together, start);
-            let mut step = self.step(rows.clone(), &tokens, steps)?;
-            let logits = step.logits(shared.header.vocab)?;
-            let found = logits.chunks_exact(shared.header.vocab);
-            for (row, logits) in self.rows[rows].iter_mut().zip(found) {
-                row.no_speech =
-                    decode::probability(logits, vocabulary.no_speech()).ok_or_else(no_numbers)?;
-                if row.language == Language::Auto {
-                    let languages = vocabulary.languages();
-                    let heard = decode::most_likely(logits, languages.clone());
-                    let number = heard.map_or(0, |mark| mark as usize - languages.start);
-                    row.language = Language::Fixed(language_code(number).to_owned());
-                }
-            }
+        }
+        drop(step);
+        // One by one: a step of all of them would take room that is never needed again.
+        for row in new
+            .filter(|row| !self.rows[*row].prompt.is_empty())
+            .collect::<Vec<_>>()
+        {
+            let mut tokens = vec![i64::from(vocabulary.previous())];
+            tokens.extend(self.rows[row].prompt.iter().map(|t| i64::from(*t)));
+            tokens.push(start);
+            self.cache.shorten(row, 0);
+            self.step(row..row + 1, &tokens, tokens.len())?;
         }
         Ok(())
     }
