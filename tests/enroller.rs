@@ -666,12 +666,14 @@ fn parts_of_a_recording_are_learnt_by_themselves_and_the_signal_waits_for_turns(
 
     rig.finish();
 
-    let seconds: Vec<f64> = stored(folder.path())[0]
+    let mut seconds: Vec<f64> = stored(folder.path())[0]
         .takes
         .iter()
         .map(|t| t.quality.net_speech_s.round())
         .collect();
-    assert_eq!(seconds, [30.0, 15.0, 20.0]);
+    // Two of one second are in no order.
+    seconds.sort_by(f64::total_cmp);
+    assert_eq!(seconds, [15.0, 20.0, 30.0]);
     let is_warning = |m: &gst::Message| m.type_() == gst::MessageType::Warning;
     assert!(rig.messages().iter().any(is_warning));
 }
