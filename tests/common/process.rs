@@ -57,6 +57,11 @@ pub fn resident() -> u64 {
     status("VmRSS:")
 }
 
+/// The same without pages of files, which the system takes back and gives again as it likes.
+pub fn anonymous() -> u64 {
+    status("RssAnon:")
+}
+
 /// The most it has held since [`reset_peak`].
 pub fn peak() -> u64 {
     status("VmHWM:")
