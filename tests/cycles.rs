@@ -129,7 +129,10 @@ fn tell(samples: &[Sample], step: usize) {
     let third = (warm.len() / 3).max(1);
     let resident = |samples: &[Sample]| samples.iter().map(|s| s.resident).collect::<Vec<_>>();
     let most = resident(&warm[..third]).into_iter().max().unwrap();
-    let least = resident(&warm[warm.len() - third..]).into_iter().min().unwrap();
+    let least = resident(&warm[warm.len() - third..])
+        .into_iter()
+        .min()
+        .unwrap();
     let growth = least as i64 - most as i64;
     process::tell(&format!("growth {growth}"));
     process::tell(&format!("resident {}", last.resident));
