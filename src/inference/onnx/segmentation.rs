@@ -84,7 +84,9 @@ impl PyannoteSpec {
     /// input, in batches of 1 to 32 alike.
     /// A lane beyond the first has a session of its own, so each is reckoned with the weights.
     pub fn footprint(&self, file_bytes: u64) -> Footprint {
-        let lane_bytes = (16 << 20) + checked::weights_bytes(file_bytes);
+        // A session of its own: measured, 9 to 15 MiB, as what ONNX Runtime takes once a process is there already.
+        let session_bytes = checked::weights_bytes(file_bytes) - ONCE_A_PROCESS;
+        let lane_bytes = (16 << 20) + session_bytes;
         Footprint {
             weights_bytes: checked::weights_bytes(file_bytes),
             // One window is tried on the way.
@@ -95,6 +97,9 @@ impl PyannoteSpec {
         }
     }
 }
+
+/// Bytes of [`checked::weights_bytes`] that a process takes but once.
+const ONCE_A_PROCESS: u64 = 8 << 20;
 
 /// The loaded graph. It is the largest part of a diarization, and batches gain nothing on a processor: lanes run side by
 /// side, each on a session of its own. The weights are small.
