@@ -2,7 +2,7 @@
 //! The vectors of a window's local speakers, from what each of them says alone.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::activity::{Activity, FRAME_STEP, WINDOW_FRAMES, centre_of};
 use super::cluster::normalise;
@@ -10,8 +10,6 @@ use super::voice::VoiceInput;
 use crate::inference::{CancelToken, EngineError, VoiceVector};
 use crate::registry::{Class, Embedding, Lease, Ticket};
 
-/// How long an answer is waited for before the cancel token is looked at.
-const POLL: Duration = Duration::from_millis(50);
 /// Pieces of a local speaker that are embedded at most; they are spread over what he says alone. With five the error on
 /// 23 recordings is the same, with two it is half a point more.
 const PIECES_MOST: usize = 3;
@@ -81,7 +79,7 @@ impl LocalVoice {
     /// Waits for the answers.
     pub(super) fn wait(&mut self, cancel: &CancelToken) -> Result<(), EngineError> {
         for mut ticket in std::mem::take(&mut self.pending) {
-            let vector = wait(&mut ticket, cancel)??;
+            let vector = ticket.answer(cancel)?;
             self.sum.resize(vector.values.len(), 0.0);
             let sum = self.sum.iter_mut().zip(vector.values);
             sum.for_each(|(s, v)| *s += v);
@@ -94,21 +92,6 @@ impl LocalVoice {
 /// Whether a local speaker says enough alone for clustering.
 pub(super) fn says_enough(activity: &Activity, local: usize) -> bool {
     activity.clean_frames(local) as f64 >= TRAINING_PART * WINDOW_FRAMES as f64
-}
-
-/// Waits for an answer.
-pub(super) fn wait<T>(
-    ticket: &mut Ticket<T>,
-    cancel: &CancelToken,
-) -> Result<Result<T, EngineError>, EngineError> {
-    loop {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        if let Some(answer) = ticket.wait(POLL) {
-            return Ok(answer);
-        }
-    }
 }
 
 /// What a local speaker says in a window, end to end; `alone` without what others say at the same time.

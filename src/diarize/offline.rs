@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::activity::{Activity, LOCAL_SPEAKERS};
 use super::cluster::{self, Clustering};
-use super::local::{LocalVoice, wait};
+use super::local::LocalVoice;
 use super::reconstruct::{Cutting, Reconstruction, Talk, Turns};
 use super::voice::{VoiceInput, VoiceThresholds};
 use crate::inference::{CancelToken, EngineError, SEGMENTATION_WINDOW, SegmentationScores};
@@ -186,7 +186,7 @@ impl Offline {
                 break;
             };
             let answer = if is_behind {
-                Some(wait(&mut flight.scores, &self.cancel)?)
+                Some(flight.scores.answer(&self.cancel))
             } else {
                 flight.scores.poll()
             };

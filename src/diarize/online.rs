@@ -16,7 +16,7 @@ pub use known::{KnownVoices, Relabelled};
 pub use turns::Told;
 
 use super::activity::{Activity, LOCAL_SPEAKERS};
-use super::local::{LocalVoice, wait};
+use super::local::LocalVoice;
 use super::reconstruct::Cutting;
 use super::voice::{VoiceInput, VoiceThresholds};
 use crate::inference::{CancelToken, EngineError, SEGMENTATION_WINDOW, SegmentationScores};
@@ -263,7 +263,7 @@ impl Online {
             };
             let scores = match &window.heard {
                 Some(_) => None,
-                None if all => Some(wait(&mut window.scores, &self.cancel)?),
+                None if all => Some(window.scores.answer(&self.cancel)),
                 None => window.scores.poll(),
             };
             if let Some(scores) = scores {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::hearing::{Hearing, wait};
+use super::hearing::Hearing;
 use super::measure::{Measure, Measured};
 use crate::inference::{CancelToken, EngineError, VoiceVector};
 use crate::registry::{Class, Degraded, Embedding, Lease, Segmentation, Ticket, VoiceActivity};
@@ -157,7 +157,7 @@ impl Conversation {
                 return Ok(());
             };
             let answer = if is_behind {
-                wait(ticket, &self.cancel)?
+                ticket.answer(&self.cancel)
             } else {
                 match ticket.poll() {
                     Some(answer) => answer,

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::audio::SampleIndex;
 use crate::audio::speech::{Speech, SpeechParams, amplify, gain, is_silent, level};
@@ -21,8 +20,6 @@ pub const BLOCK: usize = 312 * VAD_FRAME;
 const AHEAD: usize = 4;
 /// Shorter speech of one person alone is left out, samples: 0.25 s.
 const RUN_LEAST: usize = 4_000;
-/// How long an answer is waited for before the cancel token is looked at.
-const POLL: Duration = Duration::from_millis(50);
 
 /// When speech begins and ends; a pause under `min_silence_ms` is part of it.
 fn params(min_silence_ms: u32) -> SpeechParams {
@@ -178,9 +175,9 @@ impl Hearing {
             let Some(vad) = &mut flight.vad else {
                 return Ok(());
             };
-            let VadProbs { probs, state } = wait(vad, &self.cancel)??;
+            let VadProbs { probs, state } = vad.answer(&self.cancel)?;
             self.state = state;
-            let scores = wait(&mut flight.scores, &self.cancel)??;
+            let scores = flight.scores.answer(&self.cancel)?;
             self.heard(flight.start, flight.samples, flight.follows, probs, &scores);
         }
     }
@@ -243,21 +240,6 @@ impl Hearing {
             others,
             follows,
         });
-    }
-}
-
-/// Waits for an answer.
-pub(super) fn wait<T>(
-    ticket: &mut Ticket<T>,
-    cancel: &CancelToken,
-) -> Result<Result<T, EngineError>, EngineError> {
-    loop {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        if let Some(answer) = ticket.wait(POLL) {
-            return Ok(answer);
-        }
     }
 }
 

@@ -28,8 +28,6 @@ pub const BATCH_SIZE_MAX: usize = 256;
 /// The variables that say how large batches are, in the order in which they count. The second is that of the system before.
 const BATCH_SIZE_VARIABLES: [&str; 2] = ["SCRIBE_ENROLL_BATCH_SIZE", "VOICE_ENROLLMENT_BATCH_SIZE"];
 
-/// How long an answer is waited for before the cancel token is looked at.
-const POLL: Duration = Duration::from_millis(50);
 /// Batches that are handed over ahead of the answers.
 const AHEAD: usize = 2;
 
@@ -206,15 +204,7 @@ pub fn embed<S: Into<std::sync::Arc<[f32]>>>(
         let Some(mut ticket) = ahead.pop_front() else {
             return Ok(out);
         };
-        let answer = loop {
-            if cancel.is_cancelled() {
-                return Err(EngineError::Cancelled);
-            }
-            if let Some(answer) = ticket.wait(POLL) {
-                break answer;
-            }
-        };
-        out.push(answer?);
+        out.push(ticket.answer(cancel)?);
         if out.len() % batch == 0 || out.len() == count {
             progress(Progress::Done {
                 batches: out.len().div_ceil(batch),

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::sync::{Condvar, Rank, Ranked, holds_none};
 use crate::inference::{CancelToken, EngineError};
 
+/// How long an answer is waited for before the cancel token is looked at.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+
 type Waker = Box<dyn FnOnce() + Send>;
 
 struct State<T> {
@@ -81,6 +84,18 @@ impl<T> Ticket<T> {
                 return None;
             }
             state = state.wait_timeout(&self.slot.ready, left).0;
+        }
+    }
+
+    /// Waits for the answer. [`EngineError::Cancelled`] once `cancel` is.
+    pub fn answer(&mut self, cancel: &CancelToken) -> Result<T, EngineError> {
+        loop {
+            if cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            if let Some(answer) = self.wait(CANCEL_POLL) {
+                return answer;
+            }
         }
     }
 
