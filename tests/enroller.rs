@@ -800,6 +800,62 @@ fn a_name_that_is_given_while_the_stream_goes_on_counts() {
 }
 
 #[test]
+fn a_voice_whose_term_ends_while_a_stream_goes_on_names_nobody_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let ann = put(folder.path(), "term", Some("Ann"), ANN);
+    let ends = gstscribe::voices::now() + 4;
+    let mut store = Store::open(&voices_in(folder.path()), &OpenOptions::default()).unwrap();
+    let id = store.find(&ann).unwrap().id;
+    store.set_expiry(id, Some(ends)).unwrap();
+    drop(store);
+    let rig = Rig::of(diarizer("term", folder.path(), "online"), false);
+    rig.begin();
+    level(&rig, 0, 15, ANN);
+    level(&rig, 15, 27, 0.0);
+    let mut at = 27;
+    let mut told = |wanted: &str| {
+        let is_told = |e: &gst::Event| {
+            let relabel = e.structure().and_then(messages::relabel_of);
+            relabel.is_some_and(|r| r.name.as_deref() == Some(wanted))
+        };
+        while !events(&rig.out.all(), gst::EventType::CustomDownstream)
+            .iter()
+            .any(is_told)
+        {
+            level(&rig, at, at + 1, ANN);
+            at += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    told("Ann");
+
+    while gstscribe::voices::now() < ends {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    told("Unknown 1");
+    rig.stop();
+}
+
+#[test]
+fn a_name_in_other_capitals_is_another_voice() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "capitals", Some("ANN"), ANN);
+    let rig = Rig::of(named("capitals", folder.path()), false);
+    rig.begin();
+    says(&rig, ANN);
+
+    rig.finish();
+
+    let warned = |m: &gst::Message| match m.view() {
+        gst::MessageView::Warning(w) => w.error().to_string().contains("sounds like ANN"),
+        _ => false,
+    };
+    assert!(rig.messages().iter().any(warned));
+    assert_eq!(stored(folder.path()).len(), 2);
+}
+
+#[test]
 fn voices_that_are_not_there_are_an_error_and_no_new_file() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::of(diarizer("nowhere", folder.path(), "offline"), false);

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
 use super::voice::{VoiceModel, voice_model};
 use crate::inference::EngineError;
 use crate::voices::matching::{Change, Decision, Gallery, Naming, Probe, SpeakerState, Thresholds};
-use crate::voices::{Key, KeyError, ModelKey, OpenOptions, Store, StoreError, Voice, VoiceId};
+use crate::voices::{
+    Key, KeyError, ModelKey, OpenOptions, Store, StoreError, Voice, VoiceId, names, now,
+};
 
 /// Why nobody can be named.
 #[derive(Debug, Error)]
@@ -90,6 +91,8 @@ pub struct People {
     /// Their voices.
     pub gallery: Arc<Gallery>,
     labels: BTreeMap<VoiceId, Label>,
+    /// When the first of them is to be forgotten.
+    until: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,9 +109,18 @@ impl People {
             is_name: voice.name.is_some(),
         };
         Self {
-            gallery: Arc::new(Gallery::new(voices, model, thresholds, unix_seconds())),
+            gallery: Arc::new(Gallery::new(voices, model, thresholds, now())),
             labels: voices.iter().map(|v| (v.id, label(v))).collect(),
+            until: voices.iter().filter_map(|v| v.expires).min(),
         }
+    }
+
+    /// Who has this name, to the letter.
+    pub fn named(&self, name: &str) -> Option<VoiceId> {
+        let name = names::normal(name).ok()?;
+        let mut labels = self.labels.iter();
+        let found = labels.find(|(_, label)| label.is_name && label.text == name);
+        found.map(|(id, _)| *id)
     }
 
     /// The name of somebody, or "Speaker 7".
@@ -171,7 +183,9 @@ impl Names {
 
     fn refresh(&mut self) -> Result<(), NamesError> {
         let version = self.store.version()?;
-        if version != self.version {
+        // A term that ends changes no file.
+        let has_ended = self.people.until.is_some_and(|until| until <= now());
+        if version != self.version || has_ended {
             let thresholds = *self.people.gallery.thresholds();
             self.people = People::of(&self.store.voices()?, &self.key, thresholds);
             self.naming.set_gallery(Arc::clone(&self.people.gallery));
@@ -220,12 +234,6 @@ impl Names {
     pub fn label(&self, id: VoiceId) -> Option<&str> {
         self.people.label(id)
     }
-}
-
-/// Now, seconds since 1970 (UTC).
-pub fn unix_seconds() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |d| d.as_secs())
 }
 
 /// What speakers are called.

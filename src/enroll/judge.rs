@@ -6,7 +6,8 @@ use thiserror::Error;
 use super::measure::Measured;
 use crate::diarize::cluster::{self, Clustering};
 use crate::diarize::voice::VoiceModel;
-use crate::voices::print::two_voices;
+use crate::voices::print::{self, two_voices};
+use crate::voices::{Quality, Take, now};
 
 /// A second voice has so many pieces at least, and so many seconds: of fewer it is one person in another tone.
 const SECOND_LEAST: usize = 4;
@@ -183,6 +184,35 @@ impl Limits {
         Ok(())
     }
 
+    /// What speech adds to a voice, from the vectors of its pieces.
+    pub fn take(
+        &self,
+        vectors: &[Vec<f32>],
+        measured: &Measured,
+        model: &VoiceModel,
+    ) -> Result<Take, Refusal> {
+        let hop_s = measured.net_speech_s / vectors.len().max(1) as f64;
+        self.voices(vectors, hop_s, model)?;
+        let quality = Quality {
+            net_speech_s: measured.net_speech_s,
+            segments: vectors.len() as u32,
+            snr_db: measured.snr_db,
+            level_dbfs: measured.level_dbfs,
+            clipping: measured.clipping,
+            agreement: None,
+            is_telephone: measured.is_telephone,
+        };
+        let made = print::take(model.key.clone(), vectors, quality, now());
+        let take = made.ok_or(Refusal::TooLittleSpeech {
+            net_speech_s: measured.net_speech_s,
+            seconds: measured.seconds,
+            overlapped_s: measured.overlapped_s,
+            limit_s: self.min_speech_s,
+        })?;
+        self.agreement(take.quality.agreement)?;
+        Ok(take)
+    }
+
     /// Whether the vectors of pieces, one each `hop_s` seconds, are one person's. A model that nobody has measured for that
     /// says nothing.
     pub fn voices(
@@ -212,7 +242,7 @@ impl Limits {
     }
 
     /// Whether the halves of a recording are alike.
-    pub fn agreement(&self, agreement: Option<f64>) -> Result<(), Refusal> {
+    fn agreement(&self, agreement: Option<f64>) -> Result<(), Refusal> {
         match agreement {
             Some(agreement) if agreement < self.min_agreement => Err(Refusal::Disagrees {
                 agreement,
@@ -260,7 +290,6 @@ mod tests {
             overlapped_s: 0.0,
             others_s: 0.0,
             snr_db: Some(25.0),
-            wada_db: Some(20.0),
             level_dbfs: -25.0,
             clipping: 0.0,
             is_telephone: false,

@@ -7,16 +7,15 @@ use thiserror::Error;
 
 use super::judge::{Limits, Refusal};
 use super::measure::Measured;
-use super::recording::Enrolment;
 use super::speakers::{Speaker, Speakers};
-use crate::diarize::names::{People, model_for, unix_seconds};
+use crate::diarize::names::{People, model_for};
 use crate::diarize::voice::VoiceModel;
 use crate::inference::EngineError;
 use crate::transcript::formats::Relabel;
 use crate::voices::matching::{Decision, Probe, Verdict};
 use crate::voices::{
     Consent, Enrolled, Key, KeyError, OpenOptions, Quality, Store, StoreError, Take, VoiceId, Who,
-    print,
+    now,
 };
 
 const DAY_S: u64 = 86_400;
@@ -156,22 +155,18 @@ impl Keeper {
 
     fn expires(&self) -> Option<u64> {
         let days = self.options.expires_after_days?;
-        Some(unix_seconds() + u64::from(days) * DAY_S)
+        Some(now() + u64::from(days) * DAY_S)
     }
 
     /// Keeps what a recording of one person adds.
-    pub fn keep(&mut self, enrolment: Enrolment, model: &VoiceModel) -> Result<Kept, KeepError> {
+    pub fn keep(&mut self, take: &Take, model: &VoiceModel) -> Result<Kept, KeepError> {
         let Whose::Named(name) = self.options.whose.clone() else {
             return Err(EngineError::Unsupported("no name to enrol under".into()).into());
         };
-        let own = match &self.store {
-            Some(store) => store.find_id(&name).ok(),
-            None => None,
-        };
-        let take = enrolment.take;
         let mut sounds_like = None;
         if let Some(people) = self.people(model)? {
             let gallery = &people.gallery;
+            let own = people.named(&name);
             let (bound, slack) = (gallery.thresholds().accept, gallery.thresholds().slack);
             let probe = Probe {
                 vector: &take.mean,
@@ -196,7 +191,7 @@ impl Keeper {
         let quality = take.quality.clone();
         let (consent, expires) = (self.options.consent.clone(), self.expires());
         let who = Who::Named(&name);
-        let enrolled = self.store()?.enrol(who, &take, consent, expires)?;
+        let enrolled = self.store()?.enrol(who, take, consent, expires)?;
         Ok(Kept {
             enrolled,
             quality,
@@ -315,33 +310,13 @@ fn take_of(
     model: &VoiceModel,
     limits: &Limits,
 ) -> Result<Take, Refusal> {
-    let spoken: f64 = speaker.seconds;
     let own = Measured {
-        net_speech_s: spoken,
+        net_speech_s: speaker.seconds,
         ..*measured
     };
     limits.sound(&own)?;
     let vectors: Vec<Vec<f32>> = speaker.pieces.iter().map(|p| p.vector.clone()).collect();
-    let hop_s = spoken / vectors.len().max(1) as f64;
-    limits.voices(&vectors, hop_s, model)?;
-    let quality = Quality {
-        net_speech_s: spoken,
-        segments: vectors.len() as u32,
-        snr_db: measured.snr_db,
-        level_dbfs: measured.level_dbfs,
-        clipping: measured.clipping,
-        agreement: None,
-        is_telephone: measured.is_telephone,
-    };
-    let made = print::take(model.key.clone(), &vectors, quality, unix_seconds());
-    let take = made.ok_or(Refusal::TooLittleSpeech {
-        net_speech_s: 0.0,
-        seconds: spoken,
-        overlapped_s: 0.0,
-        limit_s: limits.min_speech_s,
-    })?;
-    limits.agreement(take.quality.agreement)?;
-    Ok(take)
+    limits.take(&vectors, &own, model)
 }
 
 fn relabel(old: &str, new: VoiceId, label: &str) -> Relabel {

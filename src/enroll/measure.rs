@@ -21,33 +21,6 @@ const LOWEST_DB: f64 = -120.0;
 /// A telephone's band has less than this of 1 to 3.4 kHz above 4.2 kHz.
 const TELEPHONE_PART: f64 = 1e-4;
 
-/// How the statistic of [`wada_db`] is read: its value for each SNR. By Monte-Carlo over four million samples of gamma
-/// distributed amplitudes (shape 0.4) with Gaussian noise.
-const WADA: [(f64, f64); 22] = [
-    (-20.0, 0.4097),
-    (-15.0, 0.4102),
-    (-10.0, 0.4127),
-    (-5.0, 0.4240),
-    (0.0, 0.4618),
-    (5.0, 0.5439),
-    (10.0, 0.6673),
-    (15.0, 0.8120),
-    (20.0, 0.9559),
-    (25.0, 1.0845),
-    (30.0, 1.1944),
-    (35.0, 1.2844),
-    (40.0, 1.3576),
-    (45.0, 1.4164),
-    (50.0, 1.4633),
-    (55.0, 1.5006),
-    (60.0, 1.5303),
-    (65.0, 1.5540),
-    (70.0, 1.5728),
-    (80.0, 1.5993),
-    (90.0, 1.6158),
-    (100.0, 1.6269),
-];
-
 /// Sums over a recording, block by block.
 #[derive(Debug)]
 pub struct Measure {
@@ -59,9 +32,6 @@ pub struct Measure {
     noise_frames: u64,
     noise_power: f64,
     levels: Vec<u64>,
-    wada_count: u64,
-    wada_sum: f64,
-    wada_logs: f64,
     spectrum: PowerSpectrum,
     samples: u64,
 }
@@ -79,8 +49,6 @@ pub struct Measured {
     pub others_s: f64,
     /// Speech over noise, dB, from pauses; `None` without speech.
     pub snr_db: Option<f64>,
-    /// The same from the distribution of amplitudes (WADA-SNR, Kim and Stern, Interspeech 2008).
-    pub wada_db: Option<f64>,
     /// Level of the speech, dB below full scale (negative); -120 without speech.
     pub level_dbfs: f64,
     /// Part of the speech's samples that are cut off, 0 to 1.
@@ -100,9 +68,6 @@ impl Default for Measure {
             noise_frames: 0,
             noise_power: 0.0,
             levels: vec![0; (-LOWEST_DB / STEP_DB) as usize + 1],
-            wada_count: 0,
-            wada_sum: 0.0,
-            wada_logs: 0.0,
             spectrum: PowerSpectrum::new(),
             samples: 0,
         }
@@ -135,17 +100,6 @@ impl Measure {
                 self.noise_frames += 1;
                 self.noise_power += power;
             }
-            if near.iter().any(|p| *p >= 0.5) {
-                for sample in frame
-                    .iter()
-                    .map(|s| f64::from(s.abs()))
-                    .filter(|s| *s > 1e-10)
-                {
-                    self.wada_count += 1;
-                    self.wada_sum += sample;
-                    self.wada_logs += sample.ln();
-                }
-            }
         }
     }
 
@@ -166,10 +120,6 @@ impl Measure {
             overlapped_s: self.overlapped as f64 / 16_000.0,
             others_s: self.others as f64 / 16_000.0,
             snr_db: has_speech.then(|| decibels(ratio).min(100.0)),
-            wada_db: (has_speech && self.wada_count > 0).then(|| {
-                let mean = self.wada_sum / self.wada_count as f64;
-                wada_db(mean.ln() - self.wada_logs / self.wada_count as f64)
-            }),
             level_dbfs: decibels(speech).max(LOWEST_DB),
             clipping: self.clipped as f64 / self.clean.max(1) as f64,
             is_telephone: has_speech
@@ -214,19 +164,6 @@ fn clipped(samples: &[f32]) -> usize {
         .filter(|run| run.len() >= CLIPPED_RUN && run[0].abs() >= CLIPPED)
         .map(<[f32]>::len)
         .sum()
-}
-
-/// SNR of sound whose amplitudes have ln(mean) - mean(ln) of `statistic`.
-fn wada_db(statistic: f64) -> f64 {
-    let after = WADA.iter().position(|(_, g)| *g >= statistic);
-    match after {
-        Some(0) => WADA[0].0,
-        None => WADA[WADA.len() - 1].0,
-        Some(n) => {
-            let ((low, g0), (high, g1)) = (WADA[n - 1], WADA[n]);
-            low + (high - low) * (statistic - g0) / (g1 - g0)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -309,32 +246,6 @@ mod tests {
     }
 
     #[test]
-    fn noise_alone_is_far_below_any_speech_for_wada() {
-        // The sum of twelve is as good as Gaussian.
-        let parts: Vec<Vec<f32>> = (0..12).map(|n| noise(200_000 + n)).collect();
-        let gauss: Vec<f64> = (0..200_000)
-            .map(|i| {
-                parts
-                    .iter()
-                    .enumerate()
-                    .map(|(n, p)| f64::from(p[(i + n * 997) % 200_000]))
-                    .sum()
-            })
-            .collect();
-        let mean = gauss.iter().map(|s| s.abs()).sum::<f64>() / gauss.len() as f64;
-        let logs = gauss.iter().map(|s| s.abs().max(1e-10).ln()).sum::<f64>() / gauss.len() as f64;
-
-        let statistic = mean.ln() - logs;
-
-        // 0.4094 in the limit.
-        assert!((statistic - 0.4094).abs() < 0.01, "{statistic}");
-        assert!(wada_db(statistic) < -5.0 + 1e-9);
-        assert_eq!(wada_db(0.9559), 20.0);
-        assert_eq!(wada_db(0.0), -20.0);
-        assert_eq!(wada_db(9.0), 100.0);
-    }
-
-    #[test]
     fn nothing_above_four_kilohertz_is_a_telephone() {
         let mut found = block(0.0, 0.1);
         let tone = |n: usize| (n as f32 * 0.8).sin() * 0.1;
@@ -355,7 +266,7 @@ mod tests {
             follows: false,
         });
 
-        assert_eq!((found.snr_db, found.wada_db), (None, None));
+        assert_eq!(found.snr_db, None);
         assert_eq!(found.level_dbfs, LOWEST_DB);
         assert_eq!(found.clipping, 0.0);
     }

@@ -10,12 +10,11 @@ use super::judge::{Limits, Refusal};
 use super::measure::{Measure, Measured};
 use super::pieces::Pieces;
 use super::{EnrollOptions, Progress, embed};
-use crate::diarize::names::unix_seconds;
 use crate::diarize::voice::VoiceModel;
 use crate::inference::{CancelToken, EngineError, VoiceVector};
 use crate::registry::ledger::DeviceMemory;
 use crate::registry::{Embedding, Lease, Segmentation, VoiceActivity};
-use crate::voices::{Quality, Take, print};
+use crate::voices::Take;
 
 /// A pause of this parts speech, milliseconds: between two words there is none that long.
 const MIN_SILENCE_MS: u32 = 100;
@@ -29,15 +28,6 @@ pub enum EnrollError {
     /// The recording is not good enough.
     #[error(transparent)]
     Refused(#[from] Refusal),
-}
-
-/// What a recording adds to a voice.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Enrolment {
-    /// To be stored.
-    pub take: Take,
-    /// What was measured.
-    pub measured: Measured,
 }
 
 /// Hears one person's recording. What is kept of it is speech, in bounded memory; see [`Pieces`].
@@ -111,7 +101,7 @@ impl Recording {
         memory: Option<DeviceMemory>,
         cancel: &CancelToken,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Enrolment, EnrollError> {
+    ) -> Result<Take, EnrollError> {
         self.end()?;
         let measured = self.measure.measured();
         self.limits.recording(&measured)?;
@@ -124,25 +114,6 @@ impl Recording {
             .into_iter()
             .map(|VoiceVector { values }| values)
             .collect();
-        let hop_s = measured.net_speech_s / vectors.len().max(1) as f64;
-        self.limits.voices(&vectors, hop_s, model)?;
-        let quality = Quality {
-            net_speech_s: measured.net_speech_s,
-            segments: vectors.len() as u32,
-            snr_db: measured.snr_db,
-            level_dbfs: measured.level_dbfs,
-            clipping: measured.clipping,
-            agreement: None,
-            is_telephone: measured.is_telephone,
-        };
-        let made = print::take(model.key.clone(), &vectors, quality, unix_seconds());
-        let take = made.ok_or(Refusal::TooLittleSpeech {
-            net_speech_s: measured.net_speech_s,
-            seconds: measured.seconds,
-            overlapped_s: measured.overlapped_s,
-            limit_s: least as f64 / 16_000.0,
-        })?;
-        self.limits.agreement(take.quality.agreement)?;
-        Ok(Enrolment { take, measured })
+        Ok(self.limits.take(&vectors, &measured, model)?)
     }
 }

@@ -9,12 +9,11 @@ use gst::glib;
 use gst::prelude::*;
 
 use super::EnrollPolicy;
-use crate::diarize::names::unix_seconds;
 use crate::enroll::judge::Limits;
 use crate::enroll::keeper::{KeepOptions, Whose};
 use crate::enroll::{BATCH_SIZE_MAX, EnrollOptions};
 use crate::registry::limit::MemoryLimit;
-use crate::voices::{Consent, consent, names, time_text};
+use crate::voices::{Consent, consent, names, now, time_text};
 
 /// Plain data: no handles, no locks, cheap to clone.
 #[derive(Clone, Debug)]
@@ -260,7 +259,7 @@ impl Settings {
 
 /// The day it is (UTC), as YYYY-MM-DD.
 fn today() -> String {
-    time_text(unix_seconds()).chars().take(10).collect()
+    time_text(now()).chars().take(10).collect()
 }
 
 /// Properties; they may change in NULL and READY only.

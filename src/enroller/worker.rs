@@ -552,7 +552,7 @@ impl Worker {
         let position = stream.timeline.stream_ns(stream.end).0;
         recording.end()?;
         gst::debug!(CAT, obj = element, "{:?}", recording.measured());
-        let enrolment = recording.finish(
+        let take = recording.finish(
             &loaded.embedding,
             &loaded.model,
             memory,
@@ -576,10 +576,8 @@ impl Worker {
             self.tell_degraded(&degraded);
         }
         let seconds = stream.heard as f64 / 16_000.0;
-        element
-            .imp()
-            .count(seconds, enrolment.measured.net_speech_s);
-        let kept = loaded.keeper.keep(enrolment, &loaded.model)?;
+        element.imp().count(seconds, take.quality.net_speech_s);
+        let kept = loaded.keeper.keep(&take, &loaded.model)?;
         self.tell_enrolled(element, &kept);
         Ok(())
     }

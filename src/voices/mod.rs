@@ -28,7 +28,7 @@ pub use people::{LeftOut, TAKES_MAX, Who};
 pub use purge::Purge;
 pub use record::{EXEMPLARS_MAX, TIME_MAX};
 pub use seal::{KEY_FILE_VARIABLE, KEY_VARIABLE, Key, KeyError};
-pub use store::{Checked, Enrolled, Removed, Store};
+pub use store::{Checked, Enrolled, Removed, Store, now};
 
 /// Values that a vector may have at most.
 pub const DIMENSION_MAX: usize = 4_096;

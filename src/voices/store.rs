@@ -497,7 +497,8 @@ impl Store {
 }
 
 /// Seconds since 1970 (UTC).
-pub(super) fn now() -> u64 {
+/// Now, seconds since 1970 (UTC).
+pub fn now() -> u64 {
     // A clock that is set before 1970 lets nobody expire.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
