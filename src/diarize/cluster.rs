@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use kodama::{Method, linkage};
 use ndarray::{Array2, ArrayView1, s};
 
+use crate::dsp::vectors::{cosine, normalise};
+
 /// Vectors that people are made of at most; more are thinned out evenly: linkage grows with the square of their number and
 /// faster, while a person who talks for seconds is in several of them. The rest goes to the nearest centroid.
 const LINKED_MOST: usize = 2000;
@@ -69,19 +71,6 @@ pub fn people(vectors: &[&[f32]], how: &Clustering) -> Centroids {
         }
     }
     centroids
-}
-
-/// Cosine similarity of vectors of length 1.
-pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
-}
-
-/// Scales to length 1; one of length 0 stays.
-pub fn normalise(vector: &mut [f32]) {
-    let length = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|v| *v /= length);
-    }
 }
 
 /// The centroid that is most like `vector`, and how like.

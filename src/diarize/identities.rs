@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Who is who across parts of a recording that were diarized apart, as after a seek: the same voice keeps its number.
 
-use super::cluster::cosine;
+use crate::dsp::vectors::cosine;
 
 /// Voices heard so far. Numbers are given in the order of appearance and never again.
 #[derive(Clone, Debug, Default)]

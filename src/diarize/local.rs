@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::activity::{Activity, FRAME_STEP, WINDOW_FRAMES, centre_of};
-use super::cluster::normalise;
 use super::voice::VoiceInput;
+use crate::dsp::vectors::normalise;
 use crate::inference::{CancelToken, EngineError, VoiceVector};
 use crate::registry::{Class, Embedding, Lease, Ticket};
 

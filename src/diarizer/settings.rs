@@ -8,6 +8,7 @@ use gst::prelude::*;
 
 use super::DiarizerMode;
 use crate::enroll::BATCH_SIZE_MAX;
+use crate::intake::properties::{count, text};
 use crate::registry::limit::MemoryLimit;
 
 /// Most people that are told apart where nobody says how many there are.
@@ -195,32 +196,6 @@ impl Settings {
 pub(crate) fn properties() -> &'static [glib::ParamSpec] {
     static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(build);
     &PROPERTIES
-}
-
-fn text(name: &str, nick: &str, blurb: &str, default: &str) -> glib::ParamSpec {
-    glib::ParamSpecString::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .default_value(default)
-        .mutable_ready()
-        .build()
-}
-
-fn count(
-    name: &str,
-    nick: &str,
-    blurb: &str,
-    range: std::ops::RangeInclusive<u32>,
-    default: u32,
-) -> glib::ParamSpec {
-    glib::ParamSpecUInt::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .minimum(*range.start())
-        .maximum(*range.end())
-        .default_value(default)
-        .mutable_ready()
-        .build()
 }
 
 /// A set of its own: a parameter specification belongs to one class, and scribebin has the same.

@@ -27,7 +27,7 @@ use crate::error::{engine_error, store_error};
 use crate::inference::{CancelToken, EngineError};
 use crate::intake::inbox::{Inbox, Item, Sound, Take};
 use crate::intake::outbox::Outbox;
-use crate::intake::segment_map;
+use crate::intake::{segment_map, silence};
 use crate::messages::{self, SpokenTurn, Turns};
 use crate::registry::{Degraded, Embedding, FirstOf, Lease, Registry, Request, Segmentation};
 use crate::transcript::Turn;
@@ -870,14 +870,7 @@ impl Listener {
     }
 
     fn push_silence(&mut self, start: u64, count: u64) -> Result<(), EngineError> {
-        let zeros = [0.0; 1600];
-        let mut done = 0;
-        while done < count {
-            let now = (count - done).min(zeros.len() as u64);
-            self.push(start + done, &zeros[..now as usize])?;
-            done += now;
-        }
-        Ok(())
+        silence(start, count, |at, zeros| self.push(at, zeros))
     }
 
     fn end_piece(&mut self) -> Result<(), EngineError> {

@@ -5,3 +5,4 @@
 pub mod fbank;
 pub mod mel;
 pub mod spectrum;
+pub mod vectors;

@@ -12,6 +12,7 @@ use super::EnrollPolicy;
 use crate::enroll::judge::Limits;
 use crate::enroll::keeper::{KeepOptions, Whose};
 use crate::enroll::{BATCH_SIZE_MAX, EnrollOptions};
+use crate::intake::properties::{count, flag, text};
 use crate::registry::limit::MemoryLimit;
 use crate::voices::{Consent, consent, names, now, time_text};
 
@@ -266,41 +267,6 @@ fn today() -> String {
 pub(super) fn properties() -> &'static [glib::ParamSpec] {
     static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(build);
     &PROPERTIES
-}
-
-fn text(name: &str, nick: &str, blurb: &str, default: &str) -> glib::ParamSpec {
-    glib::ParamSpecString::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .default_value(default)
-        .mutable_ready()
-        .build()
-}
-
-fn count(
-    name: &str,
-    nick: &str,
-    blurb: &str,
-    range: std::ops::RangeInclusive<u32>,
-    default: u32,
-) -> glib::ParamSpec {
-    glib::ParamSpecUInt::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .minimum(*range.start())
-        .maximum(*range.end())
-        .default_value(default)
-        .mutable_ready()
-        .build()
-}
-
-fn flag(name: &str, nick: &str, blurb: &str, default: bool) -> glib::ParamSpec {
-    glib::ParamSpecBoolean::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .default_value(default)
-        .mutable_ready()
-        .build()
 }
 
 fn build() -> Vec<glib::ParamSpec> {

@@ -6,6 +6,7 @@ pub(crate) mod ear;
 pub(crate) mod inbox;
 pub(crate) mod input;
 pub(crate) mod outbox;
+pub(crate) mod properties;
 
 use gst::glib;
 use gst::prelude::*;
@@ -44,6 +45,22 @@ pub(crate) fn segment_map(segment: &gst::FormattedSegment<gst::ClockTime>) -> Se
         rate: segment.rate(),
         applied_rate: segment.applied_rate(),
     }
+}
+
+/// Hands `count` samples of silence from `start` on to `push`, bit by bit.
+pub(crate) fn silence<E>(
+    start: u64,
+    count: u64,
+    mut push: impl FnMut(u64, &[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    let zeros = [0.0; 1600];
+    let mut done = 0;
+    while done < count {
+        let now = (count - done).min(zeros.len() as u64);
+        push(start + done, &zeros[..now as usize])?;
+        done += now;
+    }
+    Ok(())
 }
 
 /// Whether what a sink pad hears is live: its sender says so when asked for its latency.

@@ -8,6 +8,7 @@ use gst::prelude::*;
 
 use super::{Channels, CuePreset, Engine, IsolationSetting, Mode, TaskSetting, Unit};
 use crate::audio::speech::SpeechParams;
+use crate::intake::properties::{count, flag, text};
 use crate::registry::limit::MemoryLimit;
 
 /// Plain data: no handles, no locks, cheap to clone.
@@ -246,41 +247,6 @@ impl Settings {
 pub(super) fn properties() -> &'static [glib::ParamSpec] {
     static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(build);
     &PROPERTIES
-}
-
-fn text(name: &str, nick: &str, blurb: &str, default: &str) -> glib::ParamSpec {
-    glib::ParamSpecString::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .default_value(default)
-        .mutable_ready()
-        .build()
-}
-
-fn flag(name: &str, nick: &str, blurb: &str, default: bool) -> glib::ParamSpec {
-    glib::ParamSpecBoolean::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .default_value(default)
-        .mutable_ready()
-        .build()
-}
-
-fn count(
-    name: &str,
-    nick: &str,
-    blurb: &str,
-    range: std::ops::RangeInclusive<u32>,
-    default: u32,
-) -> glib::ParamSpec {
-    glib::ParamSpecUInt::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .minimum(*range.start())
-        .maximum(*range.end())
-        .default_value(default)
-        .mutable_ready()
-        .build()
 }
 
 fn share(name: &str, nick: &str, blurb: &str, default: f64) -> glib::ParamSpec {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::{ModelKey, Take, Voice, VoiceId};
+use crate::dsp::vectors::normalise;
 
 /// Takes of a person that are compared, the newest: bounds memory.
 const TAKES_MOST: usize = 8;
@@ -447,7 +448,7 @@ fn together(takes: &[&Take]) -> (Vec<f32>, f64) {
             *s += v * own as f32;
         }
     }
-    super::print::normalise(&mut sum);
+    normalise(&mut sum);
     (sum, seconds)
 }
 
@@ -813,7 +814,7 @@ mod tests {
         };
         let mut any = || {
             let mut vector: Vec<f32> = (0..DIMENSION).map(|_| random()).collect();
-            super::super::print::normalise(&mut vector);
+            normalise(&mut vector);
             vector
         };
         let voices: Vec<Voice> = (0..1500).map(|id| voice(id, &[any(), any()])).collect();

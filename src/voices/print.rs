@@ -3,6 +3,7 @@
 
 use super::matching::Thresholds;
 use super::{ModelKey, Quality, Take};
+use crate::dsp::vectors::{cosine, normalise};
 
 /// Pieces that are kept beside the mean at most.
 pub const EXEMPLARS_MOST: usize = 8;
@@ -84,18 +85,6 @@ pub fn two_voices(vectors: &[Vec<f32>], hop_s: f64, thresholds: &Thresholds) -> 
     let seconds = [0, 1].map(|n| parts[n].len() as f64 * hop_s);
     let likeness = thresholds.likeness(cosine(&centres[0], &centres[1]), seconds);
     (likeness < thresholds.two).then_some(TwoVoices { part, likeness })
-}
-
-/// Scales to length 1; one of length 0 stays.
-pub(super) fn normalise(vector: &mut [f32]) {
-    let length = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|v| *v /= length);
-    }
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 fn mean(vectors: &[&[f32]]) -> Vec<f32> {

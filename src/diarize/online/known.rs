@@ -2,8 +2,9 @@
 //! The people of a stream that is still going on. Whoever is unlike all of them is a new one; from time to time all vectors
 //! are clustered as those of a recording are (`cluster`), and what was decided with less is mended.
 
-use super::super::cluster::{self, Clustering, cosine, nearest, normalise};
+use super::super::cluster::{self, Clustering, nearest};
 use super::super::voice::VoiceThresholds;
+use crate::dsp::vectors::{cosine, normalise};
 
 /// A vector that is further from all people than so many times the distance under which two people are one is a new person.
 /// It must be more than 1, as the vector of one window varies more than the mean of many, and less than what lies between

@@ -17,6 +17,7 @@ use super::super::local::says_enough;
 use super::super::reconstruct::{Cutting, Talk, Votes};
 use super::super::voice::VoiceThresholds;
 use super::known::{KnownVoices, Relabelled};
+use crate::dsp::vectors::cosine;
 
 /// Frames that a local speaker must have to himself to be known by his vector: a second. From one to three seconds the
 /// error is the same.
@@ -317,7 +318,7 @@ impl LiveTurns {
             let best = best.filter(|place| shared[*place] >= SHARED * frames as f32);
             let centroids = self.known.centroids();
             let likest = || {
-                let likes = places().map(|p| Some((p, cluster::cosine(&centroids[p], voice?))));
+                let likes = places().map(|p| Some((p, cosine(&centroids[p], voice?))));
                 let best = likes.flatten().max_by(|a, b| a.1.total_cmp(&b.1));
                 best.map(|b| b.0)
             };
@@ -511,7 +512,7 @@ impl LiveTurns {
             let own = self.known.place(part.id);
             if let (Some(vector), Some(own)) = (&part.vector, own)
                 && let Some((best, like)) = cluster::nearest(centroids, vector)
-                && like - cluster::cosine(&centroids[own], vector) > margin
+                && like - cosine(&centroids[own], vector) > margin
                 && let Some(id) = self.known.id(best)
             {
                 self.relabel(part, id);
