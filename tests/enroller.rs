@@ -8,7 +8,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -74,15 +74,6 @@ fn level(rig: &Rig, from: u64, to: u64, level: f32) {
 fn says(rig: &Rig, voice: f32) {
     level(rig, 0, 5, voice);
     level(rig, 5, 8, 0.0);
-}
-
-fn structures(rig: &Rig, name: &str) -> Vec<gst::Structure> {
-    let messages = rig.messages();
-    messages
-        .iter()
-        .filter_map(|m| m.structure().filter(|s| s.name() == name))
-        .map(|s| s.to_owned())
-        .collect()
 }
 
 fn has_error(rig: &Rig) -> bool {
@@ -913,34 +904,6 @@ fn a_model_that_is_fallen_back_to_names_nobody_and_says_so() {
 
 // Programs, on real models and real speech.
 
-fn gst_launch(line: &str, folder: &Path) -> Output {
-    Command::new("timeout")
-        .args([
-            "--preserve-status",
-            "--signal=INT",
-            "--kill-after=60",
-            "120",
-        ])
-        .args(["gst-launch-1.0", "-m"])
-        .args(line.split_whitespace())
-        .current_dir(folder)
-        .env("GST_PLUGIN_PATH", repository("target/release"))
-        .env(
-            "GST_REGISTRY",
-            repository("target/test-registry-enroller.bin"),
-        )
-        .env("LC_ALL", "C")
-        .output()
-        .unwrap()
-}
-
-fn can_launch() -> bool {
-    there(&plugin(), "make build")
-        && there(&repository("models/segmentation-3.0.onnx"), "make models")
-        && there(&repository("models/ge2e-resemblyzer.onnx"), "make models")
-        && runs("gst-launch-1.0", &["--version"], "make setup")
-}
-
 /// The recording of three voices, as samples at 16 kHz.
 fn demo() -> Vec<f32> {
     init();
@@ -1031,7 +994,7 @@ fn enrols(file: &str, name: &str) -> String {
 
 #[test]
 fn a_reader_is_enrolled_from_one_recording_and_known_in_another() {
-    if !can_launch() {
+    if !can_tell_speakers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -1039,7 +1002,7 @@ fn a_reader_is_enrolled_from_one_recording_and_known_in_another() {
     utterances(path, "reader.wav", "reader", 0..3);
     std::fs::copy(repository("tests/data/demo.opus"), path.join("demo.opus")).unwrap();
 
-    let out = gst_launch(&enrols("reader.wav", "Austen"), path);
+    let out = gst_launch("-m", &enrols("reader.wav", "Austen"), path);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{said}");
     assert!(
@@ -1048,6 +1011,7 @@ fn a_reader_is_enrolled_from_one_recording_and_known_in_another() {
     );
 
     let out = gst_launch(
+        "-m",
         "filesrc location=demo.opus ! decodebin ! audioconvert ! scribediarizer voices=voices.db ! scribetranscriber ! \
          scribeenc format=json ! filesink location=demo.json",
         path,
@@ -1083,7 +1047,7 @@ fn a_reader_is_enrolled_from_one_recording_and_known_in_another() {
 
 #[test]
 fn gst_launch_ends_with_an_error_where_a_recording_is_not_good_enough() {
-    if !can_launch() {
+    if !can_tell_speakers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -1113,7 +1077,7 @@ fn gst_launch_ends_with_an_error_where_a_recording_is_not_good_enough() {
         ("demo.opus", "people speak"),
         ("noise.flac", "too little speech"),
     ] {
-        let out = gst_launch(&enrols(file, "Nobody"), path);
+        let out = gst_launch("-m", &enrols(file, "Nobody"), path);
 
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(1), "{file}: {error}");
@@ -1124,7 +1088,7 @@ fn gst_launch_ends_with_an_error_where_a_recording_is_not_good_enough() {
 
 #[test]
 fn an_unnamed_speaker_of_today_is_the_same_tomorrow_and_can_be_named_later() {
-    if !can_launch() {
+    if !can_tell_speakers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -1138,7 +1102,7 @@ fn an_unnamed_speaker_of_today_is_the_same_tomorrow_and_can_be_named_later() {
         )
     };
     let speakers = |file: &str| -> Vec<String> {
-        let out = gst_launch(&line(file), path);
+        let out = gst_launch("-m", &line(file), path);
         assert!(
             out.status.success(),
             "{}",
@@ -1168,6 +1132,7 @@ fn an_unnamed_speaker_of_today_is_the_same_tomorrow_and_can_be_named_later() {
     store.rename(voice.id, "Jane").unwrap();
     drop(store);
     let out = gst_launch(
+        "-m",
         "filesrc location=tomorrow.wav ! decodebin ! audioconvert ! scribediarizer voices=voices.db ! scribetranscriber ! \
          scribeenc format=vtt ! filesink location=x.vtt",
         path,

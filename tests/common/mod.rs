@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 
@@ -405,7 +406,7 @@ pub fn there(path: &Path, remedy: &str) -> bool {
 
 /// The same for a program that must answer `--version` or the like.
 pub fn runs(program: &str, arguments: &[&str], remedy: &str) -> bool {
-    let ok = std::process::Command::new(program)
+    let ok = Command::new(program)
         .args(arguments)
         .output()
         .is_ok_and(|out| out.status.success());
@@ -421,4 +422,47 @@ pub fn runs(program: &str, arguments: &[&str], remedy: &str) -> bool {
 /// The plugin as users have it.
 pub fn plugin() -> PathBuf {
     repository("target/release/libgstscribe.so")
+}
+
+/// The element messages of that name that are there now.
+pub fn structures(rig: &Rig, name: &str) -> Vec<gst::Structure> {
+    let messages = rig.messages();
+    messages
+        .iter()
+        .filter_map(|m| m.structure().filter(|s| s.name() == name))
+        .map(|s| s.to_owned())
+        .collect()
+}
+
+/// Plays `line` in `folder` with the plugin of target/release. `flag` is one of gst-launch-1.0's.
+pub fn gst_launch(flag: &str, line: &str, folder: &Path) -> Output {
+    let program = std::env::current_exe().unwrap();
+    let name = program.file_stem().unwrap().to_str().unwrap();
+    let name = name.rsplit_once('-').map_or(name, |(name, _hash)| name);
+    Command::new("timeout")
+        .args([
+            "--preserve-status",
+            "--signal=INT",
+            "--kill-after=60",
+            "120",
+        ])
+        .args(["gst-launch-1.0", flag])
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .env("GST_PLUGIN_PATH", repository("target/release"))
+        .env(
+            "GST_REGISTRY",
+            repository(&format!("target/test-registry-{name}.bin")),
+        )
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap()
+}
+
+/// Whether gst-launch-1.0, the plugin and the models of speakers are there.
+pub fn can_tell_speakers() -> bool {
+    there(&plugin(), "make build")
+        && there(&repository("models/segmentation-3.0.onnx"), "make models")
+        && there(&repository("models/ge2e-resemblyzer.onnx"), "make models")
+        && runs("gst-launch-1.0", &["--version"], "make setup")
 }
