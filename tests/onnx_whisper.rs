@@ -137,20 +137,24 @@ fn text(decoded: &Decoded) -> String {
     String::from_utf8(bytes.collect()).unwrap()
 }
 
-#[test]
-fn tokens_probabilities_and_times_are_those_of_the_plain_way() {
+/// Compares what a lane says of the speech with a file of the reference.
+fn assert_as_in(file: &str, beam: u32) {
     let Some(encoder) = encoder("f32") else {
         return;
     };
     let model = OnnxWhisperModel::load(&spec(&encoder)).unwrap();
     let mut lane = model.lane().unwrap();
-    let reference = std::fs::read_to_string(repository("tests/reference/whisper-greedy.txt"));
+    let reference = std::fs::read_to_string(repository(&format!("tests/reference/{file}")));
     let reference = reference.unwrap();
+    let params = BatchParams {
+        beam,
+        ..BatchParams::default()
+    };
 
-    // Side by side: rows leave one after the other.
+    // Side by side: they leave one after the other.
     let speech = speech();
     let windows = speech.iter().zip(0..).map(|((_, s), id)| window(id, s));
-    let answers = run(&mut *lane, windows, &BatchParams::default());
+    let answers = run(&mut *lane, windows, &params);
 
     for ((name, samples), id) in speech.iter().zip(0..) {
         let decoded = answers[&id].as_ref().unwrap();
@@ -178,6 +182,51 @@ fn tokens_probabilities_and_times_are_those_of_the_plain_way() {
             assert!(off <= STEP, "{name}: {before} and not {}", end * STEP);
         }
         assert_eq!(decoded.alignment_end, Some(before));
+    }
+}
+
+#[test]
+fn tokens_probabilities_and_times_are_those_of_the_plain_way() {
+    assert_as_in("whisper-greedy.txt", 1);
+}
+
+#[test]
+fn with_beams_too() {
+    assert_as_in("whisper-beams.txt", 5);
+}
+
+#[test]
+fn beams_fit_with_prompts_of_any_length_and_more_than_there_is_room_for_are_fewer() {
+    let Some(encoder) = encoder("int8") else {
+        return;
+    };
+    let model = OnnxWhisperModel::load(&spec(&encoder)).unwrap();
+    let mut lane = model.lane().unwrap();
+    let speech = speech();
+    let prompt = "Emma, Mr. Knightley, Highbury, ".repeat(40);
+
+    for beam in [2, 8, 100] {
+        let params = BatchParams {
+            beam,
+            ..BatchParams::default()
+        };
+        // Some with a long prompt: fewer of them fit side by side.
+        let windows = (0..7).map(|n| Window {
+            prompt: if n % 3 == 1 {
+                prompt.clone()
+            } else {
+                String::new()
+            },
+            ..window(n, &speech[n as usize % 3].1)
+        });
+        let answers = run(&mut *lane, windows, &params);
+
+        assert_eq!(answers.len(), 7);
+        for (n, answer) in answers {
+            let decoded = answer.unwrap();
+            assert!(!decoded.tokens.is_empty(), "{beam} beams, window {n}");
+            assert!(decoded.alignment_end.is_some(), "{beam} beams, window {n}");
+        }
     }
 }
 

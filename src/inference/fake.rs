@@ -221,6 +221,7 @@ impl FakeSpeechModel {
             multilingual: script.multilingual,
             weight_bytes: 1,
             max_batch: 1,
+            default_beam: 4,
             word_time_offset: 0,
         };
         let weights = take(script.device, script.footprint.weights_bytes)?;

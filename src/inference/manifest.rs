@@ -52,6 +52,15 @@ pub fn resolve(name: &str, task: Task) -> Result<ResolvedModel, ModelError> {
     Catalog::from_env()?.resolve(name, task)
 }
 
+/// The same; `auto` stands for the default among the models for `engine`, if one is wanted.
+pub fn resolve_for(
+    name: &str,
+    task: Task,
+    engine: Option<Engine>,
+) -> Result<ResolvedModel, ModelError> {
+    Catalog::from_env()?.resolve_for(name, task, engine)
+}
+
 /// SHA-256 of a model's file, worked out once per state of the file.
 pub fn file_digest(path: &Path) -> Result<String, ModelError> {
     let places = Places::from_env();
@@ -109,13 +118,15 @@ impl Manifest {
 
     /// The ids that `auto` stands for, best first.
     pub fn preferred(&self, task: Task) -> Vec<&str> {
-        if task == Task::Asr {
-            return vec![&self.default_asr];
+        let listed = self.preferred.get(&task).into_iter().flatten();
+        let default = (task == Task::Asr).then_some(&self.default_asr);
+        let mut ids: Vec<&str> = Vec::new();
+        for id in listed.chain(default) {
+            if !ids.contains(&id.as_str()) {
+                ids.push(id);
+            }
         }
-        self.preferred
-            .get(&task)
-            .map(|ids| ids.iter().map(String::as_str).collect())
-            .unwrap_or_default()
+        ids
     }
 
     /// ONNX Runtime's library for a kind of machine, as `std::env::consts::ARCH` names it.
@@ -162,6 +173,7 @@ impl Manifest {
             }
         }
         if let Some(id) = other.default_asr {
+            self.preferred.remove(&Task::Asr);
             self.default_asr = id;
         }
         if !other.default_set.is_empty() {
@@ -257,8 +269,18 @@ impl Catalog {
 
     /// See [`resolve`].
     pub fn resolve(&self, name: &str, task: Task) -> Result<ResolvedModel, ModelError> {
+        self.resolve_for(name, task, None)
+    }
+
+    /// See [`resolve_for`].
+    pub fn resolve_for(
+        &self,
+        name: &str,
+        task: Task,
+        engine: Option<Engine>,
+    ) -> Result<ResolvedModel, ModelError> {
         match name {
-            "" | "auto" => self.resolve_default(task),
+            "" | "auto" => self.resolve_default(task, engine),
             _ if name.contains('/') => self.resolve_path(&expand_home(name), task),
             _ => self.resolve_name(name, task),
         }
@@ -303,9 +325,16 @@ impl Catalog {
         found
     }
 
-    fn resolve_default(&self, task: Task) -> Result<ResolvedModel, ModelError> {
+    fn resolve_default(
+        &self,
+        task: Task,
+        engine: Option<Engine>,
+    ) -> Result<ResolvedModel, ModelError> {
         let preferred = self.manifest.preferred(task);
-        let mut entries = preferred.iter().filter_map(|id| self.manifest.find(id));
+        let mut entries = preferred
+            .iter()
+            .filter_map(|id| self.manifest.find(id))
+            .filter(|entry| engine.is_none_or(|engine| entry.engine == engine));
         let last_resort = entries.clone().next_back();
         if let Some(entry) = entries.find(|entry| self.locate(entry).is_some()) {
             return self.resolve_entry(entry);

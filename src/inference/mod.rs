@@ -256,6 +256,8 @@ pub struct SpeechModelInfo {
     pub weight_bytes: u64,
     /// Most windows that one lane decodes side by side.
     pub max_batch: usize,
+    /// Beams where nobody asks for a number; at 1, texts that the model is not sure of are looked for again with more.
+    pub default_beam: u32,
     /// Constant lateness of its word times, in samples: taken off by the logic. Measured per model.
     pub word_time_offset: i32,
 }

@@ -97,6 +97,8 @@ struct Work<K: Kind> {
     /// Room for the first lane, reserved with the weights.
     first_room: Option<Reservation>,
     spare_refused: Option<Instant>,
+    /// When a live job last came.
+    live_at: Option<Instant>,
     /// Where jobs go since memory ran out here for good.
     moved: Option<Arc<Entry<K>>>,
 }
@@ -218,6 +220,7 @@ impl<K: Kind> Entry<K> {
                     closed: false,
                     first_room: None,
                     spare_refused: None,
+                    live_at: None,
                     moved: None,
                 },
             ),
@@ -454,6 +457,9 @@ impl<K: Kind> Entry<K> {
             queued.job.slot.put(Err(EngineError::Cancelled));
             return;
         }
+        if queued.class <= Class::Live {
+            work.live_at = Some(Instant::now());
+        }
         work.queue.push(queued);
         let wanting = self.wants_lane(&work);
         let refused = work
@@ -470,7 +476,9 @@ impl<K: Kind> Entry<K> {
     fn wants_lane(&self, work: &Work<K>) -> bool {
         let batch = self.batcher.lock().as_ref().map_or(1, |b| b.size(0));
         let free = work.idle + work.lanes.values().filter(|lane| lane.new).count();
-        work.queue.len() > free * batch && work.lanes.len() < self.most_lanes
+        // Jobs that a lane takes one by one are done sooner by two lanes; the second must be worth its making.
+        let each = if K::ONE_BY_ONE { batch.min(2) } else { batch };
+        work.queue.len() > free * each && work.lanes.len() < self.most_lanes
     }
 
     /// The first lane, in the room that was reserved with the weights.
@@ -567,6 +575,7 @@ impl<K: Kind> Entry<K> {
 
     fn lane_loop(self: &Arc<Self>, id: u64, room: &Reservation) {
         let mut own = LaneState {
+            id,
             lane: None,
             items: 1,
             extra: 0,
@@ -694,8 +703,8 @@ impl<K: Kind> Entry<K> {
     fn gather(&self, first: &Queued<Job<K>>) -> usize {
         let bound = first.job.batch_bound;
         let target = self.batcher.lock().as_ref().map_or(1, |b| b.size(bound));
-        if target <= 1 {
-            return 1;
+        if target <= 1 || K::ONE_BY_ONE {
+            return target.max(1);
         }
         let params = &first.job.params;
         let fits = |q: &Queued<Job<K>>| q.job.params == *params && !q.job.cancel.is_cancelled();
@@ -810,10 +819,13 @@ impl<K: Kind> Entry<K> {
             running: RefCell::default(),
             most: Cell::new(items.max(1)),
             taken: Cell::new(0),
+            lane: own.id,
+            peak: Cell::new(0),
+            began: Instant::now(),
             permit: Cell::new(Some(permit)),
         };
         holds_none("a batch");
-        let began = Instant::now();
+        let began = batch.began;
         let outcome = {
             let _busy = self.shared.activity.begin();
             let _inside = exit::enter();
@@ -823,14 +835,14 @@ impl<K: Kind> Entry<K> {
         self.counters.busy_ms.fetch_add(busy_ms, Ordering::Relaxed);
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         batch.permit.set(None);
-        let taken = batch.taken.get();
+        let (taken, peak) = (batch.taken.get(), batch.peak.get());
         let mut unanswered: Vec<Queued<Job<K>>> = batch.running.take().into_values().collect();
         unanswered.extend(batch.first.take());
         let (outcome, error) = match outcome {
             Ok(Ok(())) if unanswered.is_empty() => return (taken, Outcome::Done),
             Ok(Err(EngineError::OutOfMemory { .. })) => {
                 self.counters.out_of_memory.fetch_add(1, Ordering::Relaxed);
-                return (taken, Outcome::NoMemory(unanswered));
+                return (peak, Outcome::NoMemory(unanswered));
             }
             Ok(Ok(())) => (
                 Outcome::Done,
@@ -1259,6 +1271,7 @@ pub(super) struct Order {
 
 /// What a lane's thread has.
 struct LaneState<K: Kind> {
+    id: u64,
     lane: Option<K::Lane>,
     /// Items that its room is for.
     items: usize,
@@ -1284,28 +1297,93 @@ struct Batch<'a, K: Kind> {
     /// Jobs it may have: as many as the one with the lowest bound allows.
     most: Cell<usize>,
     taken: Cell<usize>,
+    lane: u64,
+    /// Most that were in work at once.
+    peak: Cell<usize>,
+    began: Instant,
     /// None while the lane rests.
     permit: Cell<Option<Permit<'a>>>,
 }
 
+/// Jobs with other params that end a batch which takes one job after the other, and how long fewer of them wait; so do
+/// those who want the lane's cores.
+const OTHERS: usize = 4;
+const TURN: Duration = Duration::from_secs(2);
+/// A live stream whose last job is no older may have another any moment.
+const LIVE_SEEN: Duration = Duration::from_secs(10);
+
+impl<K: Kind> Batch<'_, K> {
+    fn fits(&self, queued: &Queued<Job<K>>) -> bool {
+        let job = &queued.job;
+        let among = if K::ONE_BY_ONE {
+            self.running.borrow().len()
+        } else {
+            self.taken.get()
+        };
+        job.params == *self.params
+            && !job.cancel.is_cancelled()
+            && (job.batch_bound == 0 || job.batch_bound > among)
+    }
+
+    /// One more job beside those in work. None once there are none: the batch is over, and who waits for the cores, or for
+    /// this lane with other params, has his turn.
+    fn another(&self) -> Option<Queued<Job<K>>> {
+        let is_live = |class: Class| class <= Class::Live;
+        let running = self.running.borrow().len();
+        let beside_live = self.running.borrow().values().any(|q| is_live(q.class));
+        let long = self.began.elapsed() > TURN;
+        let shared = &self.entry.shared;
+        if running == 0
+            || shared.pressure.load(Ordering::Relaxed)
+            || (long && shared.permits.are_wanted())
+        {
+            return None;
+        }
+        let mut work = self.entry.work.lock();
+        // An idle lane has it done sooner than one more place here.
+        if work.closed || work.idle > 0 || work.leaving.contains(&self.lane) {
+            return None;
+        }
+        let other = |q: &Queued<Job<K>>| q.job.params != *self.params;
+        let others = work.queue.count(OTHERS, other);
+        let live_others = work.queue.count(1, |q| other(q) && is_live(q.class));
+        if others >= OTHERS || live_others > 0 || (long && others > 0) {
+            return None;
+        }
+        // A live job waits for nothing: a place is kept for it, and while it is in work no file comes beside it.
+        let expected = work.live_at.is_some_and(|at| at.elapsed() < LIVE_SEEN);
+        let only_live = beside_live || (expected && running + 1 >= self.most.get());
+        let next = work
+            .queue
+            .pop(|q| self.fits(q) && (is_live(q.class) || !only_live));
+        next
+    }
+}
+
 impl<K: Kind> Feed<K> for Batch<'_, K> {
     fn next(&self) -> Option<(u64, K::Job, CancelToken)> {
-        if self.taken.get() >= self.most.get() {
+        let running = self.running.borrow().len();
+        let full = if K::ONE_BY_ONE {
+            running
+        } else {
+            self.taken.get()
+        };
+        if full >= self.most.get() {
             return None;
         }
         let queued = self.first.take().or_else(|| {
-            let fits = |q: &Queued<Job<K>>| {
-                q.job.params == *self.params
-                    && !q.job.cancel.is_cancelled()
-                    && (q.job.batch_bound == 0 || q.job.batch_bound > self.taken.get())
-            };
-            self.entry.work.lock().queue.pop(fits)
+            if K::ONE_BY_ONE {
+                self.another()
+            } else {
+                self.entry.work.lock().queue.pop(|q| self.fits(q))
+            }
         })?;
         if queued.job.batch_bound > 0 {
             self.most.set(self.most.get().min(queued.job.batch_bound));
         }
         let id = self.taken.get() as u64;
         self.taken.set(self.taken.get() + 1);
+        self.peak.set(self.peak.get().max(running + 1));
         let out = (id, queued.job.job.clone(), queued.job.cancel.clone());
         self.running.borrow_mut().insert(id, queued);
         Some(out)

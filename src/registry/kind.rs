@@ -78,6 +78,8 @@ pub trait Kind: Sized + Send + Sync + 'static {
     fn likes_batch(model: &Self::Model) -> usize {
         Self::max_batch(model)
     }
+    /// A lane asks for another job whenever one of its is done, and works on it beside the others.
+    const ONE_BY_ONE: bool = false;
     /// Threads a batch computes with; 0 for what is too small to count.
     fn permits(spec: &Self::Spec) -> usize;
     /// Most lanes on a machine of `cores`.
@@ -165,6 +167,7 @@ pub enum VadSpec {
 
 impl Kind for Whisper {
     const NAME: &'static str = "speech";
+    const ONE_BY_ONE: bool = true;
     type Spec = WhisperSpec;
     type Job = Window;
     type Out = Decoded;

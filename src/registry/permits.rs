@@ -43,6 +43,11 @@ impl Permits {
         }
     }
 
+    /// Whether somebody waits.
+    pub(super) fn are_wanted(&self) -> bool {
+        !self.state.lock().waiting.is_empty()
+    }
+
     /// Waits for `count` permits (at most all there are) behind those who asked before.
     pub(super) fn take(&self, count: usize) -> Permit<'_> {
         holds_none("a wait for cores");

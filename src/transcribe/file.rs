@@ -76,8 +76,9 @@ pub struct SessionParams {
     pub speech_params: SpeechParams,
 }
 
-/// Beams where none are asked for (docs/adr/0003-beams-by-default.md): ggml multiplies rows in blocks of four.
-const DEFAULT_BEAM: u32 = 4;
+/// Mean log-probability below which a text that was followed alone is looked for among several, where the number of beams
+/// is left to us.
+const SURE_LOGPROB: f32 = -0.3;
 
 impl SessionParams {
     /// Defaults for these models.
@@ -114,7 +115,7 @@ pub fn speech_spec(
     if let Some(name) = model.strip_prefix("fake:") {
         return Ok(WhisperSpec::Fake(name.to_owned()));
     }
-    let found = manifest::resolve(model, manifest::Task::Asr).map_err(missing)?;
+    let found = manifest::resolve_for(model, manifest::Task::Asr, engine).map_err(missing)?;
     let cuda_device = cuda_device(device)?;
     let own = engine_of(&found);
     if engine.is_some_and(|asked| asked != own) {
@@ -264,6 +265,7 @@ pub struct Models {
     vad: Option<Lease<VoiceActivity>>,
     in_flight: usize,
     word_time_offset: i32,
+    default_beam: u32,
     multilingual: bool,
     engine: String,
     /// What was given up to have them.
@@ -311,8 +313,9 @@ impl Models {
         }
         let info = model.info();
         Ok(Self {
-            in_flight: registry.cores() * info.max_batch + 1,
+            in_flight: in_flight(registry.cores(), info.max_batch),
             word_time_offset: info.word_time_offset,
+            default_beam: info.default_beam,
             multilingual: info.multilingual,
             engine: format!("{} on {}", info.name, info.engine),
             given_up: Mutex::new(given_up),
@@ -343,6 +346,16 @@ impl Models {
     /// The process that the speech model runs in; `None` for ours.
     pub fn process(&self) -> Option<ProcessStats> {
         self.speech.model()?.process()
+    }
+}
+
+/// Windows of a stream in work or waiting: as many as all lanes hold, and as many again where they take one whenever a
+/// place is free, for those that are heard again hold up what comes after them.
+fn in_flight(lanes: usize, batch: usize) -> usize {
+    if batch > 1 {
+        2 * lanes * batch
+    } else {
+        lanes + 1
     }
 }
 
@@ -645,8 +658,9 @@ impl Session {
     }
 
     fn part(&mut self, plan: Plan, samples: Arc<[f32]>) -> Part {
-        let beam = if self.params.beam == 0 {
-            DEFAULT_BEAM
+        let automatic = self.params.beam == 0;
+        let beam = if automatic {
+            self.models.default_beam
         } else {
             self.params.beam
         };
@@ -655,10 +669,14 @@ impl Session {
             word_times: self.params.word_times,
             ..BatchParams::default()
         };
+        let mut ladder = Ladder::new(beam, &self.params.temperatures);
+        if automatic && beam <= 1 && !self.params.temperatures.is_empty() {
+            ladder.unless_sure(SURE_LOGPROB);
+        }
         let mut part = Part {
             plan,
             samples,
-            ladder: Ladder::new(beam, &self.params.temperatures),
+            ladder,
             params,
             prompt: true,
             ticket: None,
@@ -739,10 +757,10 @@ impl Session {
         }
         let part = &mut parts[at];
         match pass {
-            Pass::Beam { beam } => {
+            Pass::Beam { beam, prompt } => {
                 part.params.beam = *beam;
                 part.params.temperature = 0.0;
-                part.prompt = false;
+                part.prompt = *prompt;
             }
             Pass::Temperature(t) => {
                 part.params.temperature = *t;

@@ -513,7 +513,7 @@ impl Wire for EngineSpec {
 const WHISPER_CPP: &str = "whisper.cpp";
 
 impl Wire for SpeechModelInfo {
-    const LEAST: usize = 25;
+    const LEAST: usize = 29;
 
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -522,6 +522,7 @@ impl Wire for SpeechModelInfo {
             multilingual,
             weight_bytes,
             max_batch,
+            default_beam,
             word_time_offset,
         } = self;
         name.put(out);
@@ -529,6 +530,7 @@ impl Wire for SpeechModelInfo {
         multilingual.put(out);
         weight_bytes.put(out);
         u32::try_from(*max_batch).unwrap_or(u32::MAX).put(out);
+        default_beam.put(out);
         word_time_offset.put(out);
     }
 
@@ -539,6 +541,7 @@ impl Wire for SpeechModelInfo {
             multilingual: Wire::get(r)?,
             weight_bytes: Wire::get(r)?,
             max_batch: u32::get(r)? as usize,
+            default_beam: Wire::get(r)?,
             word_time_offset: Wire::get(r)?,
         })
     }

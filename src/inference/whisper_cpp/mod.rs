@@ -40,6 +40,9 @@ fn native_init() -> std::sync::MutexGuard<'static, ()> {
     NATIVE_INIT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Beams where none are asked for (docs/adr/0003-beams-by-default.md): ggml multiplies rows in blocks of four.
+const DEFAULT_BEAM: u32 = 4;
+
 /// Which model to load and how. Equal specs share one loaded model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WhisperCppSpec {
@@ -208,6 +211,7 @@ impl WhisperCppModel {
             multilingual: header.multilingual(),
             weight_bytes: bytes.len() as u64,
             max_batch: 1,
+            default_beam: DEFAULT_BEAM,
             word_time_offset: spec.word_time_offset,
         };
         Ok(Self {

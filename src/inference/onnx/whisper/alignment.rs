@@ -55,10 +55,10 @@ impl Attention {
         (self.values.as_ptr() as usize, bytes)
     }
 
-    /// Adds the row of a step that had `steps` tokens: the last one's. `found` is `[heads, steps, 1500]`.
-    pub fn push(&mut self, found: &[f32], steps: usize) {
-        let last = found.chunks_exact(POSITIONS).skip(steps - 1).step_by(steps);
-        for row in last.take(self.heads) {
+    /// Adds one of the rows that a step gave: `found` is `[heads, rows, 1500]`.
+    pub fn push(&mut self, found: &[f32], rows: usize, row: usize) {
+        let of_heads = found.chunks_exact(POSITIONS).skip(row).step_by(rows);
+        for row in of_heads.take(self.heads) {
             let halves = row[..self.positions]
                 .iter()
                 .map(|v| (v.to_bits().wrapping_add(0x8000) >> 16) as u16);

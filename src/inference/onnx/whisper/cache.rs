@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Keys and values of the windows that are decoded side by side: those of the sound, and those of the text so far.
+//! Keys and values of the windows that are decoded side by side: those of the sound, and those of the texts so far.
 //!
-//! The graphs own none of it. Rows lie one behind the other, so that a few of them can be stepped alone, and a row
-//! that is done is replaced by the last. Those of the text lie in as many columns as the longest of them needs, rounded up
-//! to 32: a step reads all columns of all rows.
+//! The graphs own none of it. A window has as many rows as texts are followed in it, one behind the other, and its sound
+//! once. Windows lie one behind the other too, so that a few of them can be stepped alone, and one that is done is replaced
+//! by the last. Those of the texts lie in as many columns as the longest of them needs, rounded up to 32: a step reads all
+//! columns of all rows. The room is for so many columns of all rows together: few long texts, or many short ones.
 
 use std::ops::Range;
 
@@ -16,20 +17,34 @@ const COLUMNS: usize = 32;
 #[derive(Debug)]
 pub(super) struct Cache {
     heads: usize,
-    /// Values of a layer's keys, or values, of a row's sound.
-    cross_row: usize,
-    /// Tokens of each row that are in it.
-    lengths: Vec<usize>,
+    /// Values of a layer's keys, or values, of a window's sound.
+    cross_window: usize,
+    /// Windows there is room for.
+    windows_most: usize,
+    /// Columns of all rows that there is room for.
+    columns_most: usize,
+    /// Rows of a window.
+    rows: usize,
+    windows: Vec<Texts>,
     columns: usize,
     layers: Vec<Layer>,
+}
+
+/// A window's.
+#[derive(Clone, Copy, Debug)]
+struct Texts {
+    /// Tokens of each of its texts.
+    length: usize,
+    /// Tokens that there may be.
+    most: usize,
 }
 
 /// What one layer of the decoder reads.
 #[derive(Debug)]
 struct Layer {
-    /// `[rows, heads, 64, 1500]`
+    /// `[windows, heads, 64, 1500]`
     cross_keys: Vec<f32>,
-    /// `[rows, heads, 1500, 64]`
+    /// `[windows, heads, 1500, 64]`
     cross_values: Vec<f32>,
     /// `[rows, heads, 64, columns]`
     keys: Vec<f32>,
@@ -37,22 +52,40 @@ struct Layer {
     values: Vec<f32>,
 }
 
+/// Windows in work, and how many of their rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Part {
+    pub windows: Range<usize>,
+    /// Of each: the first, or all.
+    pub rows: usize,
+}
+
+impl Part {
+    /// Rows of all its windows.
+    pub fn len(&self) -> usize {
+        self.windows.len() * self.rows
+    }
+}
+
 impl Cache {
-    /// With room for all rows of a lane at their longest.
+    /// With room for all windows of a lane at their longest, one text each; or for fewer with more texts.
     pub fn new(header: &Header) -> Self {
-        let rows = header.rows();
-        let cross_row = header.cross_values();
-        let own = header.width * TEXT;
+        let windows = header.windows();
+        let columns = header.rows() * TEXT;
+        let cross_window = header.cross_values();
         let layer = || Layer {
-            cross_keys: vec![0.0; rows * cross_row],
-            cross_values: vec![0.0; rows * cross_row],
-            keys: vec![0.0; rows * own],
-            values: vec![0.0; rows * own],
+            cross_keys: vec![0.0; windows * cross_window],
+            cross_values: vec![0.0; windows * cross_window],
+            keys: vec![0.0; columns * header.width],
+            values: vec![0.0; columns * header.width],
         };
         Self {
             heads: header.heads,
-            cross_row,
-            lengths: Vec::with_capacity(rows),
+            cross_window,
+            windows_most: windows,
+            columns_most: columns,
+            rows: 1,
+            windows: Vec::with_capacity(windows),
             columns: COLUMNS,
             layers: std::iter::repeat_with(layer).take(header.layers).collect(),
         }
@@ -66,35 +99,66 @@ impl Cache {
             .flat_map(move |l| [&l.cross_keys, &l.cross_values, &l.keys, &l.values].map(room))
     }
 
-    /// Rows that are in it.
-    pub fn rows(&self) -> usize {
-        self.lengths.len()
+    /// Begins with windows of up to so many rows, and says how many there will be. None may be in it.
+    pub fn begin(&mut self, rows: usize) -> usize {
+        debug_assert!(self.windows.is_empty());
+        self.rows = rows.clamp(1, self.columns_most / TEXT);
+        self.columns = COLUMNS;
+        self.rows
     }
 
-    /// Columns of the text's part.
+    /// Whether one more window fits, with up to so many tokens in each row.
+    pub fn has_room(&self, most: usize) -> bool {
+        let longest = self.windows.iter().map(|w| w.most).fold(most, usize::max);
+        let windows = self.windows.len() + 1;
+        windows <= self.windows_most && windows * self.rows * columns(longest) <= self.columns_most
+    }
+
+    /// Windows that are in it.
+    pub fn windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Part {
+        Part {
+            windows: 0..self.windows.len(),
+            rows: self.rows,
+        }
+    }
+
+    /// A window's first row.
+    pub fn first_row(window: usize) -> Part {
+        Part {
+            windows: window..window + 1,
+            rows: 1,
+        }
+    }
+
+    /// Columns of the texts' part.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Tokens of a row.
-    pub fn length(&self, row: usize) -> usize {
-        self.lengths[row]
+    /// Tokens of a window's texts.
+    pub fn length(&self, window: usize) -> usize {
+        self.windows[window].length
     }
 
-    /// Forgets what a row has behind its first `length` tokens.
-    pub fn shorten(&mut self, row: usize, length: usize) {
-        self.lengths[row] = length;
+    /// Forgets what a window's texts have behind their first `length` tokens.
+    pub fn shorten(&mut self, window: usize, length: usize) {
+        self.windows[window].length = length;
     }
 
-    /// Adds a row without text. Its sound comes with [`Self::sound`].
-    pub fn add(&mut self) {
-        self.lengths.push(0);
+    /// Adds a window without text, for texts of up to `most` tokens. Its sound comes with [`Self::sound`].
+    pub fn add(&mut self, most: usize) {
+        self.windows.push(Texts { length: 0, most });
     }
 
-    /// Where a layer's keys and values of the last row's sound go.
+    /// Where a layer's keys and values of the last window's sound go.
     pub fn sound(&mut self, layer: usize) -> (&mut [f32], &mut [f32]) {
-        let end = self.lengths.len() * self.cross_row;
-        let range = end - self.cross_row..end;
+        let end = self.windows.len() * self.cross_window;
+        let range = end - self.cross_window..end;
         let layer = &mut self.layers[layer];
         (
             &mut layer.cross_keys[range.clone()],
@@ -102,45 +166,60 @@ impl Cache {
         )
     }
 
-    /// Forgets all rows, and what they have left behind: a value that is no number would spread.
+    /// Forgets all windows, and what they have left behind: a value that is no number would spread.
     pub fn clear(&mut self) {
-        self.lengths.clear();
+        self.windows.clear();
         for layer in &mut self.layers {
             layer.keys.fill(0.0);
             layer.values.fill(0.0);
         }
     }
 
-    /// The last row takes the place of this one.
-    pub fn remove(&mut self, row: usize) {
-        let last = self.lengths.len() - 1;
-        self.lengths.swap_remove(row);
-        if row == last {
-            return;
-        }
-        let own = self.own_row();
-        for layer in &mut self.layers {
-            for (values, size) in [
-                (&mut layer.cross_keys, self.cross_row),
-                (&mut layer.cross_values, self.cross_row),
-                (&mut layer.keys, own),
-                (&mut layer.values, own),
-            ] {
-                values.copy_within(last * size..(last + 1) * size, row * size);
+    /// The last window takes the place of this one.
+    pub fn remove(&mut self, window: usize) {
+        let last = self.windows.len() - 1;
+        self.windows.swap_remove(window);
+        if window < last {
+            let own = self.rows * self.own_row();
+            let cross = self.cross_window;
+            for layer in &mut self.layers {
+                for (values, size) in [
+                    (&mut layer.cross_keys, cross),
+                    (&mut layer.cross_values, cross),
+                    (&mut layer.keys, own),
+                    (&mut layer.values, own),
+                ] {
+                    values.copy_within(last * size..(last + 1) * size, window * size);
+                }
             }
+        }
+        // Whoever comes next has room as the texts are that are left.
+        self.fit(0);
+    }
+
+    /// Another row of a window remembers what `from` does.
+    pub fn copy(&mut self, window: usize, from: usize, to: usize) {
+        let own = self.own_row();
+        let [from, to] = [from, to].map(|row| (window * self.rows + row) * own);
+        for layer in &mut self.layers {
+            layer.keys.copy_within(from..from + own, to);
+            layer.values.copy_within(from..from + own, to);
         }
     }
 
-    /// Has as many columns as the longest row needs when `more` tokens are added to each.
+    /// All rows of a window remember what its first does.
+    pub fn spread(&mut self, window: usize) {
+        (1..self.rows).for_each(|row| self.copy(window, 0, row));
+    }
+
+    /// Has as many columns as the longest text needs when `more` tokens are added to each.
     pub fn fit(&mut self, more: usize) {
-        let longest = self.lengths.iter().max().copied().unwrap_or(0);
-        let columns = (longest + more)
-            .next_multiple_of(COLUMNS)
-            .clamp(COLUMNS, TEXT);
+        let longest = self.windows.iter().map(|w| w.length).max().unwrap_or(0);
+        let columns = columns(longest + more);
         if columns == self.columns {
             return;
         }
-        let (rows, old) = (self.lengths.len(), self.columns);
+        let (rows, old) = (self.windows.len() * self.rows, self.columns);
         for layer in &mut self.layers {
             restride(&mut layer.keys, rows * self.heads * HEAD, old, columns);
             restride(
@@ -153,10 +232,11 @@ impl Cache {
         self.columns = columns;
     }
 
-    /// What a step reads of these rows: keys and values of the sound, then of the text.
-    pub fn layer(&self, layer: usize, rows: &Range<usize>) -> [&[f32]; 4] {
-        let cross = rows.start * self.cross_row..rows.end * self.cross_row;
-        let own = rows.start * self.own_row()..rows.end * self.own_row();
+    /// What a step reads of these: keys and values of the sound, then of the texts.
+    pub fn layer(&self, layer: usize, part: &Part) -> [&[f32]; 4] {
+        let cross = part.windows.start * self.cross_window..part.windows.end * self.cross_window;
+        let start = part.windows.start * self.rows;
+        let own = start * self.own_row()..(start + part.len()) * self.own_row();
         let layer = &self.layers[layer];
         [
             &layer.cross_keys[cross.clone()],
@@ -166,21 +246,24 @@ impl Cache {
         ]
     }
 
-    /// Takes in what a step of `steps` tokens gave for these rows: keys `[rows, heads, 64, steps]` and values
-    /// `[rows, heads, steps, 64]`. They count once the rows are [`Self::grow`]n.
+    /// Takes in what a step of `steps` tokens gave for these: keys `[rows, heads, 64, steps]` and values
+    /// `[rows, heads, steps, 64]`. They count once the texts are [`Self::grow`]n.
     pub fn write(
         &mut self,
         layer: usize,
-        rows: &Range<usize>,
+        part: &Part,
         steps: usize,
         keys: &[f32],
         values: &[f32],
     ) {
         let (heads, columns) = (self.heads, self.columns);
         let layer = &mut self.layers[layer];
-        for (n, length) in self.lengths[rows.clone()].iter().enumerate() {
+        for n in 0..part.len() {
+            let window = part.windows.start + n / part.rows;
+            let row = window * self.rows + n % part.rows;
+            let length = self.windows[window].length;
             for head in 0..heads {
-                let (from, to) = (n * heads + head, (rows.start + n) * heads + head);
+                let (from, to) = (n * heads + head, row * heads + head);
                 for d in 0..HEAD {
                     let from = (from * HEAD + d) * steps;
                     let to = (to * HEAD + d) * columns + length;
@@ -194,23 +277,35 @@ impl Cache {
         }
     }
 
-    /// These rows have `steps` tokens more.
-    pub fn grow(&mut self, rows: &Range<usize>, steps: usize) {
-        self.lengths[rows.clone()]
+    /// The texts of these windows have `steps` tokens more.
+    pub fn grow(&mut self, windows: &Range<usize>, steps: usize) {
+        self.windows[windows.clone()]
             .iter_mut()
-            .for_each(|l| *l += steps);
+            .for_each(|w| w.length += steps);
     }
 
-    /// What is added to the scores of a step of `steps` tokens of these rows, `[rows, 1, steps, columns + steps]`: nothing
+    /// Where the tokens of a step of these stand in their texts, `[rows, steps]`.
+    pub fn positions(&self, part: &Part, steps: usize) -> Vec<i64> {
+        let rows = self.windows[part.windows.clone()]
+            .iter()
+            .flat_map(|w| std::iter::repeat_n(w.length, part.rows));
+        rows.flat_map(|length| (length..length + steps).map(|p| p as i64))
+            .collect()
+    }
+
+    /// What is added to the scores of a step of `steps` tokens of these, `[rows, 1, steps, columns + steps]`: nothing
     /// where a token may look, much where it may not.
-    pub fn mask(&self, rows: &Range<usize>, steps: usize, mask: &mut Vec<f32>) {
+    pub fn mask(&self, part: &Part, steps: usize, mask: &mut Vec<f32>) {
         const NOT: f32 = -1e9;
         mask.clear();
-        for length in &self.lengths[rows.clone()] {
-            for step in 0..steps {
-                let columns = (0..self.columns).map(|c| if c < *length { 0.0 } else { NOT });
-                mask.extend(columns);
-                mask.extend((0..steps).map(|s| if s <= step { 0.0 } else { NOT }));
+        for window in &self.windows[part.windows.clone()] {
+            for _ in 0..part.rows {
+                for step in 0..steps {
+                    let columns =
+                        (0..self.columns).map(|c| if c < window.length { 0.0 } else { NOT });
+                    mask.extend(columns);
+                    mask.extend((0..steps).map(|s| if s <= step { 0.0 } else { NOT }));
+                }
             }
         }
     }
@@ -218,6 +313,11 @@ impl Cache {
     fn own_row(&self) -> usize {
         self.heads * HEAD * self.columns
     }
+}
+
+/// Columns for so many tokens.
+fn columns(tokens: usize) -> usize {
+    tokens.next_multiple_of(COLUMNS).clamp(COLUMNS, TEXT)
 }
 
 /// Moves `count` pieces that lie `old` apart to where they lie `new` apart. What is cut off, or lies between, is nothing.
@@ -240,70 +340,151 @@ mod tests {
         Cache::new(&Header::parse(text).unwrap())
     }
 
-    /// A step of `steps` tokens for all rows, with values that tell row, head, dimension and token.
-    fn step(cache: &mut Cache, tags: &[f32], steps: usize) {
+    /// A step of `steps` tokens for `part`, with values that tell row, head, dimension and token.
+    fn step(cache: &mut Cache, part: &Part, tags: &[f32], steps: usize) {
         cache.fit(steps);
         let mut keys = Vec::new();
         let mut values = Vec::new();
-        for (row, tag) in tags.iter().enumerate() {
+        assert_eq!(tags.len(), part.len());
+        for (n, tag) in tags.iter().enumerate() {
+            let length = cache.length(part.windows.start + n / part.rows);
             for head in 0..2 {
                 let value = |d: usize, s: usize| {
-                    tag * 1e5 + (head * 10_000 + d * 100 + (cache.length(row) + s) % 100) as f32
+                    tag * 1e5 + (head * 10_000 + d * 100 + (length + s) % 100) as f32
                 };
                 keys.extend((0..HEAD).flat_map(|d| (0..steps).map(move |s| value(d, s))));
                 values.extend((0..steps).flat_map(|s| (0..HEAD).map(move |d| value(d, s))));
             }
         }
-        let rows = 0..tags.len();
-        cache.write(0, &rows, steps, &keys, &values);
-        cache.grow(&rows, steps);
+        cache.write(0, part, steps, &keys, &values);
+        cache.grow(&part.windows, steps);
     }
 
-    fn assert_row(cache: &Cache, row: usize, tag: f32) {
-        let [_, _, keys, values] = cache.layer(0, &(row..row + 1));
+    fn step_all(cache: &mut Cache, tags: &[f32], steps: usize) {
+        let all = cache.all();
+        step(cache, &all, tags, steps);
+    }
+
+    /// The row, counted over all windows, has these tokens.
+    fn assert_row(cache: &Cache, row: usize, tag: f32, tokens: Range<usize>) {
+        let [_, _, keys, values] = cache.layer(0, &cache.all());
         let columns = cache.columns();
         for head in 0..2 {
             for d in 0..HEAD {
-                for c in 0..cache.length(row) {
+                for c in tokens.clone() {
                     let expected = tag * 1e5 + (head * 10_000 + d * 100 + c % 100) as f32;
-                    assert_eq!(keys[(head * HEAD + d) * columns + c], expected);
-                    assert_eq!(values[(head * columns + c) * HEAD + d], expected);
+                    let at = row * 2 + head;
+                    assert_eq!(keys[(at * HEAD + d) * columns + c], expected);
+                    assert_eq!(values[(at * columns + c) * HEAD + d], expected);
                 }
             }
         }
     }
 
     #[test]
-    fn tokens_stay_where_they_are_while_columns_and_rows_come_and_go() {
+    fn tokens_stay_where_they_are_while_columns_and_windows_come_and_go() {
         let mut cache = cache();
         for _ in 0..3 {
-            cache.add();
+            cache.add(TEXT);
         }
 
-        step(&mut cache, &[1.0, 2.0, 3.0], 3);
+        step_all(&mut cache, &[1.0, 2.0, 3.0], 3);
         for _ in 0..70 {
-            step(&mut cache, &[1.0, 2.0, 3.0], 1);
+            step_all(&mut cache, &[1.0, 2.0, 3.0], 1);
         }
         assert_eq!((cache.length(0), cache.columns()), (73, 96));
         cache.remove(0);
         for (row, tag) in [(0, 3.0), (1, 2.0)] {
-            assert_row(&cache, row, tag);
+            assert_row(&cache, row, tag, 0..73);
         }
         cache.shorten(0, 3);
         cache.shorten(1, 3);
-        step(&mut cache, &[3.0, 2.0], 1);
+        step_all(&mut cache, &[3.0, 2.0], 1);
 
         assert_eq!((cache.length(0), cache.columns()), (4, 32));
         for (row, tag) in [(0, 3.0), (1, 2.0)] {
-            assert_row(&cache, row, tag);
+            assert_row(&cache, row, tag, 0..4);
         }
     }
 
     #[test]
-    fn the_sound_of_the_last_row_moves_with_it() {
+    fn a_windows_rows_go_on_from_each_other() {
+        let mut cache = cache();
+        assert_eq!(cache.begin(3), 3);
+        for tag in [1.0, 2.0] {
+            cache.add(200);
+            let window = cache.windows() - 1;
+            step(&mut cache, &Cache::first_row(window), &[tag], 2);
+            cache.spread(window);
+        }
+
+        step_all(&mut cache, &[1.0, 3.0, 5.0, 2.0, 4.0, 6.0], 40);
+        cache.copy(1, 2, 0);
+        assert_eq!(cache.all().len(), 6);
+        for (row, first, later) in [
+            (0, 1.0, 1.0),
+            (1, 1.0, 3.0),
+            (2, 1.0, 5.0),
+            (3, 2.0, 6.0),
+            (4, 2.0, 4.0),
+            (5, 2.0, 6.0),
+        ] {
+            assert_row(&cache, row, first, 0..2);
+            assert_row(&cache, row, later, 2..42);
+        }
+        cache.remove(0);
+        assert_row(&cache, 0, 6.0, 2..42);
+        assert_row(&cache, 1, 4.0, 2..42);
+    }
+
+    #[test]
+    fn there_is_room_for_a_few_windows_of_many_rows() {
+        let mut cache = cache();
+        let count = |cache: &mut Cache, most: usize| {
+            let mut count = 0;
+            while cache.has_room(most) {
+                cache.add(most);
+                count += 1;
+            }
+            cache.clear();
+            count
+        };
+
+        assert_eq!((cache.begin(1), count(&mut cache, TEXT)), (1, 8));
+        assert_eq!(count(&mut cache, 10), 8);
+        assert_eq!((cache.begin(5), count(&mut cache, 229)), (5, 4));
+        assert_eq!(count(&mut cache, TEXT), 2);
+        // No more than fit at their longest.
+        assert_eq!((cache.begin(100), count(&mut cache, TEXT)), (12, 1));
+    }
+
+    #[test]
+    fn the_room_that_a_long_text_leaves_is_there_for_others() {
+        let mut cache = cache();
+        cache.begin(6);
+        cache.add(TEXT);
+        cache.add(TEXT);
+        step_all(&mut cache, &[1.0; 12], 1);
+        cache.shorten(1, 0);
+        cache.grow(&(0..1), TEXT - 2);
+        cache.fit(1);
+        assert_eq!(cache.columns(), TEXT);
+
+        cache.remove(0);
+        while cache.has_room(10) {
+            cache.add(10);
+        }
+
+        assert_eq!((cache.windows(), cache.columns()), (8, 32));
+        step_all(&mut cache, &[2.0; 48], 9);
+        assert_row(&cache, 47, 2.0, 0..9);
+    }
+
+    #[test]
+    fn the_sound_of_the_last_window_moves_with_it() {
         let mut cache = cache();
         for tag in [1.0, 2.0, 3.0] {
-            cache.add();
+            cache.add(TEXT);
             let (keys, values) = cache.sound(0);
             keys.fill(tag);
             values.fill(-tag);
@@ -311,21 +492,21 @@ mod tests {
 
         cache.remove(0);
 
-        let [keys, values, ..] = cache.layer(0, &(0..2));
+        let [keys, values, ..] = cache.layer(0, &cache.all());
         assert_eq!(keys.len(), 2 * 128 * 1500);
         assert_eq!((keys[0], values[0]), (3.0, -3.0));
-        assert_eq!(cache.layer(0, &(1..2))[0][0], 2.0);
+        assert_eq!(cache.layer(0, &Cache::first_row(1))[0][0], 2.0);
     }
 
     #[test]
     fn a_token_looks_at_its_own_row_and_at_those_before_it() {
         let mut cache = cache();
-        cache.add();
+        cache.add(TEXT);
         cache.grow(&(0..1), 2);
-        cache.add();
+        cache.add(TEXT);
         let mut mask = Vec::new();
 
-        cache.mask(&(0..2), 2, &mut mask);
+        cache.mask(&cache.all(), 2, &mut mask);
 
         let open: Vec<Vec<usize>> = mask
             .chunks(34)
@@ -333,5 +514,6 @@ mod tests {
             .collect();
         assert_eq!(open[..2], [vec![0, 1, 32], vec![0, 1, 32, 33]]);
         assert_eq!(open[2..], [vec![32], vec![32, 33]]);
+        assert_eq!(cache.positions(&cache.all(), 2), [2, 3, 0, 1]);
     }
 }

@@ -54,6 +54,42 @@ pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> O
     })
 }
 
+/// The `count` most likely tokens, the likeliest first. `None` where the values are no numbers.
+pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
+    let (_, max) = largest(logits)?;
+    let all = max + sum_exp(logits, max, 1.0).ln();
+    if !all.is_finite() {
+        return None;
+    }
+    let mut best: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (n, values) in logits.chunks(BLOCK).enumerate() {
+        let own = values
+            .iter()
+            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        if own <= least {
+            continue;
+        }
+        for (at, value) in values.iter().enumerate() {
+            if *value <= least {
+                continue;
+            }
+            // Before those that are no smaller: of equals the first.
+            let place = best.partition_point(|(v, _)| v >= value);
+            best.insert(place, (*value, (n * BLOCK + at) as u32));
+            best.truncate(count);
+            if best.len() == count {
+                least = best[count - 1].0;
+            }
+        }
+    }
+    let choice = |(value, token)| Choice {
+        token,
+        logprob: value - all,
+    };
+    Some(best.into_iter().map(choice).collect())
+}
+
 /// Probability of one token among all, from values that nothing was taken out of.
 pub(super) fn probability(logits: &[f32], token: u32) -> Option<f32> {
     let (_, max) = largest(logits)?;
@@ -191,6 +227,22 @@ mod tests {
         assert!((choice.logprob.exp() - 0.75).abs() < 1e-6);
         assert!((probability(&logits, 299).unwrap() - 0.25).abs() < 1e-6);
         assert_eq!(most_likely(&logits, 200..300), Some(299));
+    }
+
+    #[test]
+    fn the_likeliest_are_in_order_wherever_they_stand() {
+        let mut logits = vec![f32::NEG_INFINITY; 1000];
+        for (token, share) in [(999, 0.5f32), (3, 0.2), (64, 0.1), (500, 0.1), (65, 0.06), (0, 0.04)] {
+            logits[token] = share.ln();
+        }
+
+        let found = likeliest(&logits, 4).unwrap();
+
+        let tokens: Vec<u32> = found.iter().map(|c| c.token).collect();
+        assert_eq!(tokens, [999, 3, 64, 500]);
+        assert!((found[1].logprob.exp() - 0.2).abs() < 1e-6);
+        assert_eq!(likeliest(&logits, 10).unwrap().len(), 6);
+        assert_eq!(likeliest(&[f32::NAN; 70], 2), None);
     }
 
     #[test]

@@ -24,9 +24,11 @@ const _: () = assert!(MAX_PROMPT_TOKENS + MARKS + MAX_TOKENS == TEXT);
 /// Plain tokens of the English vocabulary and its marks; the multilingual one has one more, large-v3's two.
 const VOCABULARY: std::ops::RangeInclusive<usize> = 51_864..=51_866;
 /// Windows side by side: beyond eight a step costs as much more as it does more.
-const ROWS_MAX: usize = 8;
+const WINDOWS_MAX: usize = 8;
 /// For keys and values of the sound of all windows side by side: models that are larger take fewer.
-const ROWS_BYTES_MAX: usize = 200 << 20;
+const WINDOWS_BYTES_MAX: usize = 200 << 20;
+/// Longest texts that a lane has room for, whatever the number of windows: so that several can be followed in one.
+const ROWS_MIN: usize = 4;
 const F32: usize = 4;
 
 /// Dimensions of a model.
@@ -158,13 +160,18 @@ impl Header {
     }
 
     /// Windows that are decoded side by side.
+    pub fn windows(&self) -> usize {
+        let window = 2 * F32 * self.layers * self.cross_values();
+        (WINDOWS_BYTES_MAX / window).clamp(1, WINDOWS_MAX)
+    }
+
+    /// Longest texts that there is room for: half as many again as windows, for several shorter ones of fewer windows.
     pub fn rows(&self) -> usize {
-        let row = 2 * F32 * self.layers * self.cross_values();
-        (ROWS_BYTES_MAX / row).clamp(1, ROWS_MAX)
+        (self.windows() * 3 / 2).max(ROWS_MIN)
     }
 
     /// What the model takes, for files of these sizes. A lane has an encoder of its own and, with another lane, a
-    /// decoder; it is made with room for all its rows at their longest.
+    /// decoder; it is made with room for all its windows at their longest.
     pub fn footprint(&self, encoder_bytes: u64, decoder_bytes: u64) -> Footprint {
         let encoder = checked::weights_bytes(encoder_bytes);
         let decoder = checked::weights_bytes(decoder_bytes);
@@ -174,7 +181,9 @@ impl Header {
         // Logits, their copy for a further sample, the mask, and a step's own tensors.
         let step =
             F32 * (2 * self.vocab + MARKS * (TEXT + 2 * self.heads * POSITIONS + 24 * self.width));
-        let rows = (cross + cache + attention + step) * self.rows();
+        // Rows that there are at most: without a prompt, when several texts are followed.
+        let steps = (self.rows() * TEXT).div_ceil(MARKS + MAX_TOKENS);
+        let rows = (cross + attention) * self.windows() + cache * self.rows() + step * steps;
         // Attention of each position to each, states of the widest layer, and a window's keys and values on their way out.
         let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + cross;
         // Prompts are read one by one: scores and what becomes of them, the attention, and states.
@@ -217,7 +226,7 @@ mod tests {
         assert!(!header.multilingual());
         // engine.md 5: 17.6 MiB of keys and values a window.
         assert_eq!(2 * 4 * 4 * header.cross_values(), 18_432_000);
-        assert_eq!(header.rows(), 8);
+        assert_eq!((header.windows(), header.rows()), (8, 12));
         assert_eq!(header.decoder_ports().inputs.len(), 19);
     }
 
@@ -228,7 +237,7 @@ mod tests {
                 r#"{{"width": {width}, "mels": 80, "heads": {}, "enc": 4, "dec": {layers}, "vocab": 51865, "type": "f32"}}"#,
                 width / 64
             );
-            Header::parse(&text).unwrap().rows()
+            Header::parse(&text).unwrap().windows()
         };
 
         assert_eq!(of(512, 6), 5);

@@ -1,23 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
-//! A lane: takes windows while rows are free, encodes each alone, and decodes all of them together, a token a step. Each
+//! A lane: takes windows while there is room, encodes each alone, and decodes all of them together, a token a step. Each
 //! leaves when its text is complete.
 
-use std::borrow::Cow;
-use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use ort::session::SessionInputValue;
-use ort::value::{DynValue, TensorRef};
-
+use super::Shared;
 use super::alignment::Attention;
-use super::cache::Cache;
+use super::beams::Beams;
 use super::decode::{self, Chance, Choice};
-use super::header::{HEAD, MARKS, POSITIONS, TEXT};
-use super::{Graph, Shared, TASK};
-use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
-use crate::inference::onnx::checked;
+use super::header::MARKS;
+use super::runner::{Runner, Step, failed};
 use crate::inference::whisper::{
-    MAX_PROMPT_TOKENS, gaps, language_code, language_id, prompt_text, unknown_language,
+    MAX_PROMPT_TOKENS, MAX_TOKENS, gaps, language_code, language_id, prompt_text, unknown_language,
 };
 use crate::inference::{
     BatchParams, CancelToken, Decoded, EngineError, Language, MAX_WINDOW_SAMPLES, ResultSink,
@@ -27,50 +21,20 @@ use crate::transcript::Task;
 
 /// Most samples drawn of a window's text.
 const SAMPLES_MAX: u32 = 8;
-/// Any word.
-const WARM_TOKEN: i64 = 1000;
 
 /// See the module.
 pub(super) struct Lane {
     shared: Arc<Shared>,
-    encoder: Graph,
-    decoder: Graph,
-    names: Vec<LayerNames>,
-    mel: LogMel,
-    /// A window's spectrogram, `[3000, mels]`.
-    frames: Vec<f32>,
-    cache: Cache,
-    rows: Vec<Row>,
-    /// Of rows that nobody is in.
+    runner: Box<dyn Runner>,
+    entries: Vec<Entry>,
+    /// Of windows that nobody is in.
     spare: Vec<Attention>,
-    mask: Vec<f32>,
-}
-
-/// Names of a layer's tensors.
-struct LayerNames {
-    cross_keys: String,
-    cross_values: String,
-    keys: String,
-    values: String,
-    new_keys: String,
-    new_values: String,
-}
-
-impl LayerNames {
-    fn of(layer: usize) -> Self {
-        Self {
-            cross_keys: format!("cross_k_{layer}"),
-            cross_values: format!("cross_v_{layer}"),
-            keys: format!("self_k_{layer}"),
-            values: format!("self_v_{layer}"),
-            new_keys: format!("new_k_{layer}"),
-            new_values: format!("new_v_{layer}"),
-        }
-    }
+    /// Taken from the source, and too long to fit beside the others.
+    waiting: Option<Window>,
 }
 
 /// A window on its way to a text.
-struct Row {
+struct Entry {
     id: WindowId,
     cancel: CancelToken,
     samples: usize,
@@ -79,176 +43,153 @@ struct Row {
     prompt: Vec<u32>,
     attention: Attention,
     no_speech: f32,
+    stage: Stage,
+    /// Language, task, and that no times are wanted.
+    marks: Vec<u32>,
     /// Tokens before the text.
-    marks: usize,
-    /// What follows the marks, less what may not: kept where several samples are drawn.
+    text_at: usize,
+    search: Search,
+}
+
+/// What the model is told or asked next.
+enum Stage {
+    /// The start, where it says whether anybody speaks and in which language.
+    Start,
+    /// The mark of that number.
+    Marks(usize),
+    /// What follows.
+    Text,
+}
+
+/// How its text is looked for.
+enum Search {
+    /// One text after the other, the most likely or drawn by chance.
+    One(Samples),
+    /// Several at once.
+    Beams(Beams),
+}
+
+/// One text, or several of which the best is kept.
+struct Samples {
+    /// What follows the marks, less what may not: kept where several are drawn.
     first: Vec<f32>,
     chance: Chance,
     text: Vec<Choice>,
-    samples_left: u32,
+    left: u32,
     best: Option<Decoded>,
 }
 
-/// What a step of the decoder gave.
-struct Step {
-    /// `[rows, vocabulary]`
-    logits: DynValue,
-    /// `[rows, heads, steps, 1500]`
-    attention: Option<DynValue>,
-}
-
-/// Runs both graphs on a tone, as a check of what they give.
-pub(super) fn try_once(
-    shared: &Arc<Shared>,
-    encoder: &Graph,
-    decoder: &Graph,
-) -> Result<(), EngineError> {
-    let mut lane = Lane::cold(Arc::clone(shared), Arc::clone(encoder), Arc::clone(decoder));
-    let spec = &shared.spec;
-    lane.encode(&checked::probe(16_000))
-        .map_err(|e| checked::refused(e, &spec.encoder))?;
-    let start = i64::from(shared.vocabulary.start());
-    let checked = lane.step(0..1, &[start], 1).and_then(|mut step| {
-        let logits = step.logits(shared.header.vocab)?;
-        match logits.iter().find(|v| !v.is_finite()) {
-            Some(odd) => Err(failed(format!("the output logits holds {odd}"))),
-            None => Ok(()),
-        }
-    });
-    checked.map_err(|e| checked::refused(e, &spec.decoder))
-}
-
 impl Lane {
-    /// Makes one with all the room that it will ever take.
-    pub fn new(
-        shared: Arc<Shared>,
-        encoder: Graph,
-        decoder: Graph,
-        tried: bool,
-    ) -> Result<Self, EngineError> {
-        let mut lane = Self::cold(shared, encoder, decoder);
-        lane.warm_up(tried)?;
-        Ok(lane)
-    }
-
-    fn cold(shared: Arc<Shared>, encoder: Graph, decoder: Graph) -> Self {
-        let header = &shared.header;
-        let mel = LogMel::new(header.mels);
-        let attention = || Attention::new(header.alignment_heads.len());
+    /// Of a runner that has been as large as it will be; `windows` are decoded side by side at most.
+    pub fn new(shared: Arc<Shared>, runner: Box<dyn Runner>, windows: usize) -> Self {
+        let attention = || {
+            let attention = Attention::new(shared.followers);
+            let (address, bytes) = attention.room();
+            pages::take(address, bytes);
+            attention
+        };
         Self {
-            frames: vec![0.0; mel.len()],
-            mel,
-            cache: Cache::new(header),
-            rows: Vec::with_capacity(header.rows()),
-            spare: std::iter::repeat_with(attention)
-                .take(header.rows())
-                .collect(),
-            mask: Vec::new(),
-            names: (0..header.layers).map(LayerNames::of).collect(),
-            encoder,
-            decoder,
+            entries: Vec::with_capacity(windows),
+            spare: std::iter::repeat_with(attention).take(windows).collect(),
+            waiting: None,
+            runner,
             shared,
         }
     }
 
-    /// Has everything as large as it will ever be: a process that fitted does no more when it grows hours later
-    /// (docs/adr/0007-lanes-at-their-largest.md).
-    fn warm_up(&mut self, tried: bool) -> Result<(), EngineError> {
-        let attention = self.spare.iter().map(Attention::room);
-        for (address, bytes) in self.cache.rooms().chain(attention) {
-            pages::take(address, bytes);
-        }
-        if !tried {
-            self.encode(&[0.0])?;
-            self.cache.clear();
-        }
-        let rows = self.shared.header.rows();
-        (0..rows).for_each(|_| self.cache.add());
-        let prompt = MAX_PROMPT_TOKENS + 2;
-        self.step(0..1, &vec![WARM_TOKEN; prompt], prompt)?;
-        self.cache.clear();
-        (0..rows).for_each(|_| self.cache.add());
-        self.cache.grow(&(0..rows), TEXT - MARKS);
-        self.step(0..rows, &vec![WARM_TOKEN; rows], 1)?;
-        self.cache.clear();
-        Ok(())
-    }
-
-    /// Takes windows while there are rows for them, and reads their prompts.
+    /// Takes a window, if there is one and room for it. One at a time: what is in work goes on meanwhile.
     fn admit(
         &mut self,
+        rows: usize,
         source: &mut dyn WindowSource,
         sink: &mut dyn ResultSink,
         params: &BatchParams,
     ) -> Result<(), EngineError> {
-        let before = self.rows.len();
-        while self.rows.len() < self.shared.header.rows() {
-            let Some(window) = source.next() else { break };
-            match self.enter(&window, params) {
-                Ok(()) => {}
+        while self.runner.has_room(MARKS + MAX_TOKENS) {
+            let Some(window) = self.waiting.take().or_else(|| source.next()) else {
+                break;
+            };
+            match self.enter(&window, rows, params) {
+                Ok(true) => break,
+                Ok(false) => {
+                    self.waiting = Some(window);
+                    break;
+                }
                 Err(error @ EngineError::OutOfMemory { .. }) => return Err(error),
                 Err(error) => sink.push(window.id, Err(error)),
             }
         }
-        let new = before..self.rows.len();
-        if new.is_empty() {
-            return Ok(());
-        }
-        self.read_prompts(new.clone())?;
-        self.read_marks(new, params)
+        Ok(())
     }
 
-    /// Encodes a window into a row of its own.
-    fn enter(&mut self, window: &Window, params: &BatchParams) -> Result<(), EngineError> {
+    /// Encodes a window into a place of its own, if it fits with its prompt.
+    fn enter(
+        &mut self,
+        window: &Window,
+        rows: usize,
+        params: &BatchParams,
+    ) -> Result<bool, EngineError> {
         if window.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
         if params.timestamps {
             return Err(EngineError::Unsupported(format!(
                 "{} on ONNX Runtime writes no timestamps: use engine=whisper-cpp with a ggml file",
-                self.shared.spec.name
+                self.shared.name
             )));
         }
         let language = self.language(window)?;
+        let prompt = self.prompt(window);
+        let most = prompt.len() + MARKS + MAX_TOKENS;
+        if !self.runner.has_room(most) {
+            return Ok(false);
+        }
         let samples = prepare(&window.samples);
-        self.encode(&samples)?;
+        self.runner.enter(&samples, most)?;
         let mut attention = self.spare.pop().unwrap_or_else(|| {
-            // There are as many as rows: a row that has left has given its own back.
-            Attention::new(self.shared.header.alignment_heads.len())
+            // There are as many as places: a window that has left has given its own back.
+            Attention::new(self.shared.followers)
         });
         attention.begin(samples.len());
-        self.rows.push(Row {
+        let search = if rows > 1 {
+            Search::Beams(Beams::new(rows))
+        } else {
+            Search::One(Samples {
+                first: Vec::new(),
+                chance: Chance::new(0),
+                text: Vec::new(),
+                left: if params.temperature > 0.0 {
+                    params.best_of.clamp(1, SAMPLES_MAX)
+                } else {
+                    1
+                },
+                best: None,
+            })
+        };
+        self.entries.push(Entry {
             id: window.id,
             cancel: window.cancel.clone(),
             samples: samples.len(),
             language,
             task: window.task,
-            prompt: self.prompt(window),
+            prompt,
             attention,
             no_speech: 0.0,
-            marks: 0,
-            first: Vec::new(),
-            chance: Chance::new(0),
-            text: Vec::new(),
-            samples_left: if params.temperature > 0.0 {
-                params.best_of.clamp(1, SAMPLES_MAX)
-            } else {
-                1
-            },
-            best: None,
+            stage: Stage::Start,
+            marks: Vec::new(),
+            text_at: 0,
+            search,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// The language to decode in; `Auto` where the model is to decide.
     fn language(&self, window: &Window) -> Result<Language, EngineError> {
         match &window.language {
             Language::Fixed(code) if !self.shared.knows_language(code) => {
-                Err(unknown_language(code, &self.shared.spec.name))
+                Err(unknown_language(code, &self.shared.name))
             }
-            Language::Auto if !self.shared.header.multilingual() => {
-                Ok(Language::Fixed("en".into()))
-            }
+            Language::Auto if !self.shared.multilingual => Ok(Language::Fixed("en".into())),
             known => Ok(known.clone()),
         }
     }
@@ -262,187 +203,130 @@ impl Lane {
         tokens
     }
 
-    /// Adds a row to the cache, with keys and values of this sound.
-    fn encode(&mut self, samples: &[f32]) -> Result<(), EngineError> {
-        self.mel.window(samples, &mut self.frames);
-        let what = format!("{TASK}: encoding {:.1} s", samples.len() as f32 / 16_000.0);
-        let error = |e: ort::Error| checked::error(&what, &e);
-        let shape = [1, WINDOW_FRAMES, self.shared.header.mels];
-        let mel = TensorRef::from_array_view((shape, &self.frames[..])).map_err(error)?;
-        let mut session = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let outputs = session.run(ort::inputs!["mel" => mel]).map_err(error)?;
-        self.cache.add();
-        let cache = &mut self.cache;
-        let copied = self
-            .names
-            .iter()
-            .enumerate()
-            .try_for_each(|(layer, names)| {
-                let (keys, values) = cache.sound(layer);
-                let both = [(&names.cross_keys, keys), (&names.cross_values, values)];
-                both.into_iter().try_for_each(|(name, to)| {
-                    let found = outputs
-                        .get(name)
-                        .ok_or_else(|| failed(format!("no output named {name}")))?;
-                    let (_, found) = found.try_extract_tensor::<f32>().map_err(error)?;
-                    copy(found, to, name)
-                })
-            });
-        if copied.is_err() {
-            self.cache.remove(self.cache.rows() - 1);
-        }
-        copied
-    }
-
-    /// The start, where the model says whether anybody speaks and in which language; and what came before, if anything
-    /// did. It is told afterwards: it would have a say in both.
-    fn read_prompts(&mut self, new: Range<usize>) -> Result<(), EngineError> {
+    /// The next token of each row, whether it is told to the model or chosen by it.
+    fn advance(&mut self, rows: usize, params: &BatchParams) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
-        let vocabulary = &shared.vocabulary;
-        let start = i64::from(vocabulary.start());
-        let mut step = self.step(new.clone(), &vec![start; new.len()], 1)?;
-        let logits = step.logits(shared.header.vocab)?;
-        let found = logits.chunks_exact(shared.header.vocab);
-        for (row, logits) in self.rows[new.clone()].iter_mut().zip(found) {
-            row.no_speech =
-                decode::probability(logits, vocabulary.no_speech()).ok_or_else(no_numbers)?;
-            if row.language == Language::Auto {
-                let languages = vocabulary.languages();
-                let heard = decode::most_likely(logits, languages.clone());
-                let number = heard.map_or(0, |mark| mark as usize - languages.start);
-                row.language = Language::Fixed(language_code(number).to_owned());
+        let len = shared.vocabulary.len();
+        let tokens: Vec<i64> = self
+            .entries
+            .iter()
+            .flat_map(|entry| entry.next(rows, &shared))
+            .collect();
+        let mut step = self.runner.advance(&tokens)?;
+        if params.word_times {
+            self.look(rows, &step)?;
+        }
+        let found = step.logits()?.chunks_exact_mut(rows * len);
+        let mut prompts = Vec::new();
+        for (at, logits) in found.enumerate() {
+            let entry = &mut self.entries[at];
+            match entry.stage {
+                Stage::Start => {
+                    entry.hear(&logits[..len], &shared)?;
+                    if !entry.prompt.is_empty() {
+                        prompts.push(at);
+                    }
+                    entry.stage = Stage::Marks(0);
+                }
+                Stage::Marks(n) if n + 1 < entry.marks.len() => entry.stage = Stage::Marks(n + 1),
+                Stage::Marks(_) => {
+                    entry.text_at = self.runner.length(at);
+                    entry.stage = Stage::Text;
+                    self.choose(at, logits, params)?;
+                }
+                Stage::Text => self.choose(at, logits, params)?,
             }
         }
         drop(step);
-        // One by one: a step of all of them would take room that is never needed again.
-        for row in new
-            .filter(|row| !self.rows[*row].prompt.is_empty())
-            .collect::<Vec<_>>()
-        {
-            let mut tokens = vec![i64::from(vocabulary.previous())];
-            tokens.extend(self.rows[row].prompt.iter().map(|t| i64::from(*t)));
-            tokens.push(start);
-            self.cache.shorten(row, 0);
-            self.step(row..row + 1, &tokens, tokens.len())?;
+        prompts.into_iter().try_for_each(|at| self.read_prompt(at))
+    }
+
+    /// What might have come before. It is told after the start was heard: it would have a say in whether anybody speaks,
+    /// and in which language.
+    fn read_prompt(&mut self, at: usize) -> Result<(), EngineError> {
+        let vocabulary = &self.shared.vocabulary;
+        let mut tokens = vec![i64::from(vocabulary.previous())];
+        tokens.extend(self.entries[at].prompt.iter().map(|t| i64::from(*t)));
+        tokens.push(i64::from(vocabulary.start()));
+        self.runner.shorten(at, 0);
+        self.runner.read(at, &tokens)?;
+        self.runner.spread(at);
+        Ok(())
+    }
+
+    /// Has each window that writes its text keep what its heads look at.
+    fn look(&mut self, rows: usize, step: &Step) -> Result<(), EngineError> {
+        let Some(found) = step.attention()? else {
+            return Ok(());
+        };
+        let size = found.len() / self.entries.len();
+        for (entry, found) in self.entries.iter_mut().zip(found.chunks_exact(size.max(1))) {
+            let last_mark = match entry.stage {
+                Stage::Marks(n) => n + 1 == entry.marks.len(),
+                _ => false,
+            };
+            // Of several texts one is left in the end, and read once more.
+            let one = matches!((&entry.stage, &entry.search), (Stage::Text, Search::One(_)));
+            if last_mark || one {
+                entry.attention.push(found, rows, 0);
+            }
         }
         Ok(())
     }
 
-    /// Language, task, and that no times are wanted. What follows is the text.
-    fn read_marks(&mut self, new: Range<usize>, params: &BatchParams) -> Result<(), EngineError> {
-        let shared = Arc::clone(&self.shared);
-        let vocabulary = &shared.vocabulary;
-        let mut tokens = Vec::new();
-        for row in &self.rows[new.clone()] {
-            if shared.header.multilingual() {
-                let language = match &row.language {
-                    Language::Fixed(code) => language_id(code).unwrap_or(0),
-                    Language::Auto => 0,
-                };
-                tokens.push(vocabulary.languages().start as i64 + i64::from(language));
-                tokens.push(i64::from(match row.task {
-                    Task::Transcribe => vocabulary.transcribe(),
-                    Task::Translate => vocabulary.translate(),
-                }));
-            }
-            tokens.push(i64::from(vocabulary.no_timestamps()));
-        }
-        let steps = tokens.len() / new.len();
-        let step = self.step(new.clone(), &tokens, steps)?;
-        for row in new.clone() {
-            self.rows[row].marks = self.cache.length(row);
-        }
-        self.write(new, step, steps, params)
-    }
-
-    /// The next token of each row.
-    fn go_on(&mut self, params: &BatchParams) -> Result<(), EngineError> {
-        let rows = 0..self.rows.len();
-        let last = |row: &Row| row.text.last().map_or(0, |choice| i64::from(choice.token));
-        let tokens: Vec<i64> = self.rows.iter().map(last).collect();
-        let step = self.step(rows.clone(), &tokens, 1)?;
-        self.write(rows, step, 1, params)
-    }
-
-    /// Chooses what each of the rows goes on with.
-    fn write(
+    /// Chooses what a window goes on with.
+    fn choose(
         &mut self,
-        rows: Range<usize>,
-        mut step: Step,
-        steps: usize,
+        at: usize,
+        logits: &mut [f32],
         params: &BatchParams,
     ) -> Result<(), EngineError> {
         let vocabulary = &self.shared.vocabulary;
-        if params.word_times
-            && let Some(attention) = &step.attention
-        {
-            let heads = self.shared.header.alignment_heads.len();
-            let (_, found) = attention
-                .try_extract_tensor::<f32>()
-                .map_err(|e| checked::error(TASK, &e))?;
-            let size = heads * steps * POSITIONS;
-            if found.len() != size * rows.len() {
-                return Err(failed(format!(
-                    "the output align has {} values, not {}",
-                    found.len(),
-                    size * rows.len()
-                )));
+        match &mut self.entries[at].search {
+            Search::One(samples) => {
+                decode::forbid(logits, vocabulary, samples.text.is_empty());
+                if samples.text.is_empty() && samples.left > 1 {
+                    samples.first = logits.to_vec();
+                }
+                let choice = decode::choose(logits, params.temperature, &mut samples.chance)
+                    .ok_or_else(no_numbers)?;
+                samples.text.push(choice);
             }
-            for (row, found) in self.rows[rows.clone()]
-                .iter_mut()
-                .zip(found.chunks_exact(size))
-            {
-                row.attention.push(found, steps);
+            Search::Beams(beams) => {
+                let first = beams.are_new();
+                for logits in logits.chunks_exact_mut(vocabulary.len()) {
+                    decode::forbid(logits, vocabulary, first);
+                }
+                let copies = beams
+                    .advance(logits.chunks_exact(vocabulary.len()), vocabulary)
+                    .ok_or_else(no_numbers)?;
+                for (from, to) in copies {
+                    self.runner.copy(at, from, to);
+                }
             }
-        }
-        let size = self.shared.header.vocab;
-        let logits = step.logits(size)?;
-        for (row, logits) in self.rows[rows]
-            .iter_mut()
-            .zip(logits.chunks_exact_mut(size))
-        {
-            decode::forbid(logits, vocabulary, row.text.is_empty());
-            if row.text.is_empty() && row.samples_left > 1 {
-                row.first = logits.to_vec();
-            }
-            let choice = decode::choose(logits, params.temperature, &mut row.chance)
-                .ok_or_else(no_numbers)?;
-            row.text.push(choice);
         }
         Ok(())
     }
 
-    /// Rows whose text is complete, and those that nobody wants any more, leave.
+    /// Windows whose text is complete, and those that nobody wants any more, leave.
     fn leave(
         &mut self,
         sink: &mut dyn ResultSink,
         params: &BatchParams,
     ) -> Result<(), EngineError> {
-        let shared = Arc::clone(&self.shared);
         let mut at = 0;
-        while at < self.rows.len() {
-            let row = &mut self.rows[at];
-            let answer = if row.cancel.is_cancelled() {
+        while at < self.entries.len() {
+            let answer = if self.entries[at].cancel.is_cancelled() {
                 Some(Err(EngineError::Cancelled))
-            } else if decode::is_over(&row.text, &shared.vocabulary) {
-                row.complete(&shared, params);
-                if row.samples_left == 0 {
-                    Some(Ok(row.best.take().unwrap_or_default()))
-                } else {
-                    self.cache.shorten(at, row.marks);
-                    row.draw_again(params)?;
-                    // What was drawn may be all there is.
-                    continue;
-                }
             } else {
-                None
+                self.complete(at, params)?.map(Ok)
             };
             match answer {
                 Some(answer) => {
-                    let row = self.rows.swap_remove(at);
-                    self.cache.remove(at);
-                    self.spare.push(row.attention);
-                    sink.push(row.id, answer);
+                    let entry = self.entries.swap_remove(at);
+                    self.runner.remove(at);
+                    self.spare.push(entry.attention);
+                    sink.push(entry.id, answer);
                 }
                 None => at += 1,
             }
@@ -450,112 +334,89 @@ impl Lane {
         Ok(())
     }
 
-    /// Runs the decoder on `steps` tokens for each of `rows`, and takes in their keys and values.
-    fn step(
+    /// The window's text, if it is complete.
+    fn complete(
         &mut self,
-        rows: Range<usize>,
-        tokens: &[i64],
-        steps: usize,
-    ) -> Result<Step, EngineError> {
-        let count = rows.len();
-        let what = format!("{TASK}: decoding {count} windows");
-        let error = |e: ort::Error| checked::error(&what, &e);
-        let heads = self.shared.header.heads;
-        self.cache.fit(steps);
-        let columns = self.cache.columns();
-        let positions: Vec<i64> = rows
-            .clone()
-            .flat_map(|row| {
-                let length = self.cache.length(row);
-                (length..length + steps).map(|p| p as i64)
-            })
-            .collect();
-        self.cache.mask(&rows, steps, &mut self.mask);
-
-        let mut inputs: Vec<(Cow<str>, SessionInputValue)> = Vec::new();
-        let numbers = [count, steps];
-        let tensor = TensorRef::from_array_view((numbers, tokens)).map_err(error)?;
-        inputs.push(("tokens".into(), tensor.into()));
-        let tensor = TensorRef::from_array_view((numbers, &positions[..])).map_err(error)?;
-        inputs.push(("pos".into(), tensor.into()));
-        let shape = [count, 1, steps, columns + steps];
-        let tensor = TensorRef::from_array_view((shape, &self.mask[..])).map_err(error)?;
-        inputs.push(("mask".into(), tensor.into()));
-        for (layer, names) in self.names.iter().enumerate() {
-            let [cross_keys, cross_values, keys, values] = self.cache.layer(layer, &rows);
-            for (name, values, shape) in [
-                (
-                    &names.cross_keys,
-                    cross_keys,
-                    [count, heads, HEAD, POSITIONS],
-                ),
-                (
-                    &names.cross_values,
-                    cross_values,
-                    [count, heads, POSITIONS, HEAD],
-                ),
-                (&names.keys, keys, [count, heads, HEAD, columns]),
-                (&names.values, values, [count, heads, columns, HEAD]),
-            ] {
-                let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
-                inputs.push((name.as_str().into(), tensor.into()));
+        at: usize,
+        params: &BatchParams,
+    ) -> Result<Option<Decoded>, EngineError> {
+        let shared = Arc::clone(&self.shared);
+        if !matches!(self.entries[at].stage, Stage::Text) {
+            return Ok(None);
+        }
+        loop {
+            let entry = &mut self.entries[at];
+            match &mut entry.search {
+                Search::One(samples) => {
+                    if !decode::is_over(&samples.text, &shared.vocabulary) {
+                        return Ok(None);
+                    }
+                    samples.left -= 1;
+                    let text = std::mem::take(&mut samples.text);
+                    let best = samples.best.take();
+                    let better = |best: &Decoded| best.avg_logprob >= decode::mean_logprob(&text);
+                    let best = match best {
+                        Some(best) if better(&best) => best,
+                        _ => entry.answer(&shared, &text, params),
+                    };
+                    let Search::One(samples) = &mut entry.search else {
+                        return Ok(Some(best));
+                    };
+                    if samples.left == 0 {
+                        return Ok(Some(best));
+                    }
+                    samples.best = Some(best);
+                    // Another sample. What is drawn may be all there is of it.
+                    let choice =
+                        decode::choose(&samples.first, params.temperature, &mut samples.chance)
+                            .ok_or_else(no_numbers)?;
+                    samples.text.push(choice);
+                    entry.attention.keep_first();
+                    self.runner.shorten(at, entry.text_at);
+                }
+                Search::Beams(beams) => {
+                    if !beams.is_over() {
+                        return Ok(None);
+                    }
+                    let text = beams.best().to_vec();
+                    if params.word_times {
+                        self.read_again(at, &text)?;
+                    }
+                    return Ok(Some(self.entries[at].answer(&shared, &text, params)));
+                }
             }
         }
+    }
 
-        let mut session = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut outputs = session.run(inputs).map_err(error)?;
-        let mut take = |name: &str| outputs.remove(name);
-        let missing = |name: &str| failed(format!("no output named {name}"));
-        let logits = take("logits").ok_or_else(|| missing("logits"))?;
-        let attention = take("align");
-        let mut new = Vec::new();
-        for names in &self.names {
-            let keys = take(&names.new_keys).ok_or_else(|| missing(&names.new_keys))?;
-            let values = take(&names.new_values).ok_or_else(|| missing(&names.new_values))?;
-            new.push((keys, values));
+    /// Reads a text once more, for how its tokens look at the sound.
+    fn read_again(&mut self, at: usize, text: &[Choice]) -> Result<(), EngineError> {
+        let tokens: Vec<i64> = text.iter().map(|c| i64::from(c.token)).collect();
+        if tokens.is_empty() {
+            return Ok(());
         }
-        drop(outputs);
-        // The other lane's turn.
-        drop(session);
-        let size = count * heads * HEAD * steps;
-        for (layer, (keys, values)) in new.iter().enumerate() {
-            let (_, keys) = keys.try_extract_tensor::<f32>().map_err(error)?;
-            let (_, values) = values.try_extract_tensor::<f32>().map_err(error)?;
-            if keys.len() != size || values.len() != size {
-                return Err(failed(format!(
-                    "keys and values of layer {layer} have {} and {} values, not {size}",
-                    keys.len(),
-                    values.len()
-                )));
+        self.runner.shorten(at, self.entries[at].text_at);
+        let step = self.runner.read(at, &tokens)?;
+        if let Some(found) = step.attention()? {
+            for row in 0..tokens.len() {
+                self.entries[at].attention.push(found, tokens.len(), row);
             }
-            self.cache.write(layer, &rows, steps, keys, values);
         }
-        self.cache.grow(&rows, steps);
-        let mut step = Step { logits, attention };
-        let vocab = self.shared.header.vocab;
-        let found = step.logits(vocab)?.len();
-        if found != count * vocab {
-            return Err(failed(format!(
-                "the output logits has {found} values, not {}",
-                count * vocab
-            )));
-        }
-        Ok(step)
+        Ok(())
     }
 
     fn decode(
         &mut self,
+        rows: usize,
         source: &mut dyn WindowSource,
         sink: &mut dyn ResultSink,
         params: &BatchParams,
     ) -> Result<(), EngineError> {
         loop {
-            self.admit(source, sink, params)?;
-            self.leave(sink, params)?;
-            if self.rows.is_empty() {
+            self.admit(rows, source, sink, params)?;
+            if self.entries.is_empty() {
                 return Ok(());
             }
-            self.go_on(params)?;
+            self.advance(rows, params)?;
             self.leave(sink, params)?;
         }
     }
@@ -568,16 +429,23 @@ impl SpeechToText for Lane {
         sink: &mut dyn ResultSink,
         params: &BatchParams,
     ) -> Result<(), EngineError> {
+        let beams = if params.temperature > 0.0 {
+            1
+        } else {
+            params.beam as usize
+        };
+        let rows = self.runner.begin(beams);
         // A step that fails is one of all its rows: they have this answer, and others are taken.
-        while let Err(error) = self.decode(source, sink, params) {
-            self.cache.clear();
-            for row in self.rows.drain(..) {
-                self.spare.push(row.attention);
+        while let Err(error) = self.decode(rows, source, sink, params) {
+            self.runner.clear();
+            for entry in self.entries.drain(..) {
+                self.spare.push(entry.attention);
                 if !matches!(error, EngineError::OutOfMemory { .. }) {
-                    sink.push(row.id, Err(error.clone()));
+                    sink.push(entry.id, Err(error.clone()));
                 }
             }
             if let EngineError::OutOfMemory { .. } = error {
+                self.waiting = None;
                 // They have no answer: whoever runs the lane may make room and do it again.
                 return Err(error);
             }
@@ -588,30 +456,50 @@ impl SpeechToText for Lane {
     }
 }
 
-impl Step {
-    /// Values for the rows' next tokens.
-    fn logits(&mut self, vocab: usize) -> Result<&mut [f32], EngineError> {
-        let found = self.logits.try_extract_tensor_mut::<f32>();
-        let (_, values) = found.map_err(|e| checked::error(TASK, &e))?;
-        debug_assert_eq!(values.len() % vocab, 0);
-        Ok(values)
-    }
-}
-
-impl Row {
-    /// Takes a text that is over, if it is the best so far.
-    fn complete(&mut self, shared: &Shared, params: &BatchParams) {
-        self.samples_left -= 1;
-        let avg_logprob = decode::mean_logprob(&self.text);
-        if self
-            .best
-            .as_ref()
-            .is_some_and(|b| b.avg_logprob >= avg_logprob)
-        {
-            return;
-        }
+impl Entry {
+    /// The next token of each of its rows.
+    fn next(&self, rows: usize, shared: &Shared) -> Vec<i64> {
         let end = shared.vocabulary.end();
-        let text: Vec<&Choice> = self.text.iter().filter(|c| c.token != end).collect();
+        let told = match (&self.stage, &self.search) {
+            (Stage::Start, _) => shared.vocabulary.start(),
+            (Stage::Marks(n), _) => self.marks[*n],
+            (Stage::Text, Search::One(samples)) => samples.text.last().map_or(end, |c| c.token),
+            (Stage::Text, Search::Beams(beams)) => return beams.last(end).map(i64::from).collect(),
+        };
+        vec![i64::from(told); rows]
+    }
+
+    /// Takes in what the model says of the sound before it is told anything.
+    fn hear(&mut self, logits: &[f32], shared: &Shared) -> Result<(), EngineError> {
+        let vocabulary = &shared.vocabulary;
+        self.no_speech =
+            decode::probability(logits, vocabulary.no_speech()).ok_or_else(no_numbers)?;
+        let languages = vocabulary.languages();
+        if self.language == Language::Auto {
+            let heard = decode::most_likely(logits, languages.clone());
+            let number = heard.map_or(0, |mark| mark as usize - languages.start);
+            self.language = Language::Fixed(language_code(number).to_owned());
+        }
+        if shared.multilingual {
+            let number = match &self.language {
+                Language::Fixed(code) => language_id(code).unwrap_or(0).unsigned_abs(),
+                Language::Auto => 0,
+            };
+            self.marks.push(languages.start as u32 + number);
+            self.marks.push(match self.task {
+                Task::Transcribe => vocabulary.transcribe(),
+                Task::Translate => vocabulary.translate(),
+            });
+        }
+        self.marks.push(vocabulary.no_timestamps());
+        Ok(())
+    }
+
+    /// What is told of a text that is over.
+    fn answer(&self, shared: &Shared, text: &[Choice], params: &BatchParams) -> Decoded {
+        let end = shared.vocabulary.end();
+        let avg_logprob = decode::mean_logprob(text);
+        let text: Vec<&Choice> = text.iter().filter(|c| c.token != end).collect();
         let ends = if params.word_times {
             self.attention.ends(text.len())
         } else {
@@ -630,7 +518,7 @@ impl Row {
             });
             before = end.unwrap_or(before);
         }
-        self.best = Some(Decoded {
+        Decoded {
             alignment_end: tokens.last().and_then(|t| t.end),
             gaps: gaps(&tokens),
             tokens,
@@ -641,17 +529,7 @@ impl Row {
             sot_no_speech: self.no_speech,
             avg_logprob,
             temperature: params.temperature,
-        });
-    }
-
-    /// Begins another sample of the text.
-    fn draw_again(&mut self, params: &BatchParams) -> Result<(), EngineError> {
-        self.attention.keep_first();
-        self.text.clear();
-        let choice = decode::choose(&self.first, params.temperature, &mut self.chance)
-            .ok_or_else(no_numbers)?;
-        self.text.push(choice);
-        Ok(())
+        }
     }
 }
 
@@ -669,30 +547,6 @@ fn prepare(samples: &[f32]) -> Vec<f32> {
         out.push(0.0);
     }
     out
-}
-
-fn copy(from: &[f32], to: &mut [f32], name: &str) -> Result<(), EngineError> {
-    if from.len() != to.len() {
-        return Err(failed(format!(
-            "the output {name} has {} values, not {}",
-            from.len(),
-            to.len()
-        )));
-    }
-    to.copy_from_slice(from);
-    // One that is none makes each sum none.
-    if to.iter().sum::<f32>().is_finite() {
-        Ok(())
-    } else {
-        Err(failed(format!("the output {name} holds what is no number")))
-    }
-}
-
-fn failed(why: String) -> EngineError {
-    EngineError::Failed {
-        what: TASK.into(),
-        why,
-    }
 }
 
 fn no_numbers() -> EngineError {

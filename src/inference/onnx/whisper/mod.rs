@@ -2,8 +2,8 @@
 //! Whisper on ONNX Runtime, on the processor: two graphs that `scribe-models` makes, an encoder that gives the decoder's
 //! keys and values of the sound, and a decoder whose cache is ours. Up to eight windows are decoded side by side.
 //!
-//! It decodes greedily: where several beams are asked for, it follows one. It writes no timestamps; word times come from the
-//! decoder's attention, in the same pass.
+//! It follows one text of a window or, where beams are asked for, several. It writes no timestamps; word times come from
+//! the decoder's attention, in the same pass, or in one over the best of several texts.
 //!
 //! With weights of 8 bits a step's activations are scaled together, so a text can depend a little on what is decoded beside
 //! it; with 32 bits it does not. The encoder takes windows one by one.
@@ -12,10 +12,12 @@
 //! time go into the encoder. A third lane would wait.
 
 mod alignment;
+mod beams;
 mod cache;
 mod decode;
 mod header;
 mod lane;
+mod runner;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ use crate::inference::{
     EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
 use header::Header;
+use lane::Lane;
+use runner::{Pair, Runner, failed};
 use vocabulary::Vocabulary;
 
 const TASK: &str = "speech to text";
@@ -103,7 +107,10 @@ fn foreign() -> String {
 
 /// A loaded model.
 pub struct OnnxWhisperModel {
+    spec: OnnxWhisperSpec,
+    header: Arc<Header>,
     shared: Arc<Shared>,
+    digests: [Digest; 2],
     /// The first lane's.
     encoder: Graph,
     /// The first two lanes'.
@@ -116,13 +123,13 @@ pub struct OnnxWhisperModel {
 /// A graph and those who run it.
 type Graph = Arc<Mutex<Session>>;
 
-/// What lanes know of their model.
+/// What lanes know of their model, whatever runs it.
 struct Shared {
-    spec: OnnxWhisperSpec,
-    header: Header,
+    name: String,
+    multilingual: bool,
     vocabulary: Vocabulary,
-    encoder: Digest,
-    decoder: Digest,
+    /// Heads that follow the sound.
+    followers: usize,
 }
 
 impl OnnxWhisperModel {
@@ -168,24 +175,48 @@ impl OnnxWhisperModel {
                 .filter_map(|path| path.metadata().ok())
                 .map(|meta| meta.len())
                 .sum(),
-            max_batch: header.rows(),
+            max_batch: header.windows(),
+            default_beam: 1,
             word_time_offset: spec.word_time_offset,
         };
         let model = Self {
+            spec: spec.clone(),
             shared: Arc::new(Shared {
-                spec: spec.clone(),
-                header,
+                name: spec.name.clone(),
+                multilingual: header.multilingual(),
                 vocabulary,
-                encoder: encoder_digest,
-                decoder: decoder_digest,
+                followers: header.alignment_heads.len(),
             }),
+            header: Arc::new(header),
+            digests: [encoder_digest, decoder_digest],
             encoder: Arc::new(Mutex::new(encoder)),
             decoder: Arc::new(Mutex::new(decoder)),
             more_decoders: Mutex::default(),
             info,
         };
-        lane::try_once(&model.shared, &model.encoder, &model.decoder)?;
+        model.try_once()?;
         Ok(model)
+    }
+
+    /// Runs both graphs on a tone, as a check of what they give.
+    fn try_once(&self) -> Result<(), EngineError> {
+        let mut runner = self.runner(&self.encoder, &self.decoder);
+        runner
+            .enter(&checked::probe(16_000), header::TEXT)
+            .map_err(|e| checked::refused(e, &self.spec.encoder))?;
+        let start = i64::from(self.shared.vocabulary.start());
+        let checked = runner.advance(&[start]).and_then(|mut step| {
+            match step.logits()?.iter().find(|v| !v.is_finite()) {
+                Some(odd) => Err(failed(format!("the output logits holds {odd}"))),
+                None => Ok(()),
+            }
+        });
+        checked.map_err(|e| checked::refused(e, &self.spec.decoder))
+    }
+
+    fn runner(&self, encoder: &Graph, decoder: &Graph) -> Pair {
+        let header = Arc::clone(&self.header);
+        Pair::new(header, Arc::clone(encoder), Arc::clone(decoder))
     }
 
     /// An encoder that no lane has, and whether it was tried.
@@ -193,10 +224,8 @@ impl OnnxWhisperModel {
         if Arc::strong_count(&self.encoder) == 1 {
             return Ok((Arc::clone(&self.encoder), true));
         }
-        let shared = &self.shared;
-        let ports = shared.header.encoder_ports();
-        let (session, _) =
-            checked::load_bytes(&shared.spec.encoder, &ports, Some(&shared.encoder))?;
+        let ports = self.header.encoder_ports();
+        let (session, _) = checked::load_bytes(&self.spec.encoder, &ports, Some(&self.digests[0]))?;
         Ok((Arc::new(Mutex::new(session)), false))
     }
 
@@ -219,10 +248,8 @@ impl OnnxWhisperModel {
         if let Some(decoder) = free {
             return Ok(decoder);
         }
-        let shared = &self.shared;
-        let ports = shared.header.decoder_ports();
-        let (session, _) =
-            checked::load_bytes(&shared.spec.decoder, &ports, Some(&shared.decoder))?;
+        let ports = self.header.decoder_ports();
+        let (session, _) = checked::load_bytes(&self.spec.decoder, &ports, Some(&self.digests[1]))?;
         let decoder = Arc::new(Mutex::new(session));
         more.push(Arc::downgrade(&decoder));
         Ok(decoder)
@@ -241,15 +268,18 @@ impl SpeechModel for OnnxWhisperModel {
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError> {
         let (encoder, tried) = self.free_encoder()?;
         let decoder = self.free_decoder()?;
+        let mut runner = self.runner(&encoder, &decoder);
+        runner.warm_up(tried)?;
+        let windows = self.header.windows();
         let shared = Arc::clone(&self.shared);
-        Ok(Box::new(lane::Lane::new(shared, encoder, decoder, tried)?))
+        Ok(Box::new(Lane::new(shared, Box::new(runner), windows)))
     }
 }
 
 impl Shared {
     fn knows_language(&self, code: &str) -> bool {
         let number = whisper::language_id(code).and_then(|n| usize::try_from(n).ok());
-        if self.header.multilingual() {
+        if self.multilingual {
             number.is_some_and(|n| n < self.vocabulary.languages().len())
         } else {
             code == "en"

