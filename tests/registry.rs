@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
@@ -310,6 +311,113 @@ fn a_live_job_waits_for_what_runs_and_for_no_file_behind_it() {
         assert_eq!(next(), "file", "round {n}");
     }
     drop(steps);
+}
+
+/// A fake whose lanes work on four windows side by side, each for as many milliseconds as its prompt says.
+fn four_places(name: &str) {
+    let mut fake = FakeSpeech::new(|window, _| Ok(fake::spread(&window.prompt, window)));
+    fake.places = 4;
+    fake.delays = Some(Arc::new(|window| {
+        Duration::from_millis(window.prompt.parse().unwrap())
+    }));
+    fake.register(name);
+}
+
+/// Longer than any test.
+const NEVER_DONE: &str = "3600000";
+
+#[test]
+fn a_lane_takes_another_window_whenever_one_is_done() {
+    four_places("one_by_one");
+    let registry = Registry::new(1, Duration::from_secs(1));
+    let lease = lease(&registry, "one_by_one");
+
+    let slow = submit(&lease, NEVER_DONE, Class::File);
+    let mut quick: Vec<_> = (0..20).map(|_| submit(&lease, "1", Class::File)).collect();
+    for ticket in &mut quick {
+        assert_eq!(text(ticket).unwrap(), " 1");
+    }
+
+    assert_eq!(registry.stats()[0].batches, 0, "the batch goes on");
+    drop(slow);
+    eventually("the batch is over", || registry.stats()[0].batches == 1);
+}
+
+#[test]
+fn a_live_window_has_a_place_among_those_of_files() {
+    four_places("live_place");
+    let registry = Registry::new(1, Duration::from_secs(1));
+    let (live, file) = (
+        lease(&registry, "live_place"),
+        lease(&registry, "live_place"),
+    );
+    text(&mut submit(&live, "1", Class::Live)).unwrap();
+
+    let mut files: Vec<_> = (0..8)
+        .map(|_| submit(&file, NEVER_DONE, Class::File))
+        .collect();
+    eventually("three are in work", || registry.stats()[0].queued == 5);
+    for _ in 0..10 {
+        assert_eq!(text(&mut submit(&live, "1", Class::Live)).unwrap(), " 1");
+    }
+
+    assert_eq!(registry.stats()[0].queued, 5);
+    assert!(files.iter_mut().all(|f| f.poll().is_none()));
+}
+
+#[test]
+fn no_file_comes_beside_a_live_window() {
+    four_places("live_alone");
+    let registry = Registry::new(1, Duration::from_secs(1));
+    let lease = lease(&registry, "live_alone");
+
+    let live = submit(&lease, NEVER_DONE, Class::Live);
+    eventually("it is in work", || registry.stats()[0].queued == 0);
+    let mut file = submit(&lease, "1", Class::File);
+    assert!(file.wait(Duration::from_millis(100)).is_none());
+    let mut other = submit(&lease, "1", Class::Live);
+    text(&mut other).unwrap();
+    assert!(file.poll().is_none());
+
+    drop(live);
+    text(&mut file).unwrap();
+}
+
+#[test]
+fn windows_with_other_params_have_their_turn() {
+    four_places("other_params");
+    let registry = Registry::new(1, Duration::from_secs(1));
+    let lease = lease(&registry, "other_params");
+    let mut same: VecDeque<_> = (0..12).map(|_| submit(&lease, "20", Class::File)).collect();
+    let with_beams = BatchParams {
+        beam: 5,
+        ..BatchParams::default()
+    };
+
+    let mut other = lease.submit(window("1", 1), with_beams, Class::File, None);
+    let mut before = 0;
+    while other.poll().is_none() {
+        text(&mut same.pop_front().unwrap()).unwrap();
+        same.push_back(submit(&lease, "20", Class::File));
+        before += 1;
+        assert!(before < 5000, "others go before it for ever");
+    }
+}
+
+#[test]
+fn a_few_windows_are_worked_on_by_all_lanes() {
+    four_places("all_lanes");
+    let registry = registry();
+    let lease = lease(&registry, "all_lanes");
+
+    let _tickets: Vec<_> = (0..6)
+        .map(|_| submit(&lease, NEVER_DONE, Class::File))
+        .collect();
+
+    eventually("both lanes work", || {
+        let stats = &registry.stats()[0];
+        stats.busy_lanes == 2 && stats.queued == 0
+    });
 }
 
 #[test]

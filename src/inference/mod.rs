@@ -169,6 +169,9 @@ pub const MAX_WINDOW_SAMPLES: usize = 29 * 16_000;
 pub struct BatchParams {
     /// Beams; 1 is greedy.
     pub beam: u32,
+    /// Greedy at first, and with beams where the mean log-probability is less than this. For engines whose
+    /// [`SpeechModelInfo::default_beam`] is 1; others follow as many from the start.
+    pub sure: Option<f32>,
     /// 0 for the most likely text, above for sampling.
     pub temperature: f32,
     /// Samples drawn at a temperature above 0, the best is kept.
@@ -183,6 +186,7 @@ impl Default for BatchParams {
     fn default() -> Self {
         Self {
             beam: 1,
+            sure: None,
             temperature: 0.0,
             best_of: 1,
             timestamps: false,

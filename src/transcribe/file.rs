@@ -76,8 +76,8 @@ pub struct SessionParams {
     pub speech_params: SpeechParams,
 }
 
-/// Mean log-probability below which a text that was followed alone is looked for among several, where the number of beams
-/// is left to us.
+/// Mean log-probability below which an engine that follows one text looks for it among several, where the number of beams is
+/// left to us.
 const SURE_LOGPROB: f32 = -0.3;
 
 impl SessionParams {
@@ -664,14 +664,15 @@ impl Session {
         } else {
             self.params.beam
         };
-        let params = BatchParams {
+        let mut params = BatchParams {
             beam,
             word_times: self.params.word_times,
             ..BatchParams::default()
         };
-        let mut ladder = Ladder::new(beam, &self.params.temperatures);
-        if automatic && beam <= 1 && !self.params.temperatures.is_empty() {
-            ladder.unless_sure(SURE_LOGPROB);
+        let ladder = Ladder::new(beam, &self.params.temperatures);
+        if automatic && beam <= 1 {
+            params.beam = guards::BEAMS;
+            params.sure = Some(std::env::var("X_SURE").ok().and_then(|v| v.parse().ok()).unwrap_or(SURE_LOGPROB));
         }
         let mut part = Part {
             plan,
@@ -757,14 +758,16 @@ impl Session {
         }
         let part = &mut parts[at];
         match pass {
-            Pass::Beam { beam, prompt } => {
+            Pass::Beam { beam } => {
                 part.params.beam = *beam;
+                part.params.sure = None;
                 part.params.temperature = 0.0;
-                part.prompt = *prompt;
+                part.prompt = false;
             }
             Pass::Temperature(t) => {
                 part.params.temperature = *t;
                 part.params.beam = 1;
+                part.params.sure = None;
                 part.params.best_of = 3;
                 part.prompt = false;
             }

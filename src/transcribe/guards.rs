@@ -186,12 +186,10 @@ pub fn judge(decoded: &Decoded, facts: &WindowFacts, params: &GuardParams) -> Ju
 /// A way to decode a window.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pass {
-    /// Several texts followed at once.
+    /// Several texts followed at once, without the prompt.
     Beam {
         /// How many.
         beam: u32,
-        /// With the prompt.
-        prompt: bool,
     },
     /// Each half on its own.
     Split,
@@ -220,22 +218,17 @@ pub struct Ladder {
     may_split: bool,
     /// A tail: it has a text that is good, or none.
     only_good: bool,
-    /// A good text of which the model is less sure than this may be bettered by following several.
-    sure: Option<f32>,
-    /// It, meanwhile.
-    good: Option<Decoded>,
     candidates: Vec<(f32, Decoded)>,
 }
 
 /// Texts followed where one was not good enough.
-const BEAMS: u32 = 5;
+pub(super) const BEAMS: u32 = 5;
 
 impl Ladder {
     /// After a first pass with `beam`: beams if it was greedy, then the temperatures in turn.
     pub fn new(beam: u32, temperatures: &[f32]) -> Self {
         let beams = (beam <= 1 && !temperatures.is_empty()).then_some(Pass::Beam {
             beam: BEAMS,
-            prompt: false,
         });
         let mut passes: Vec<Pass> = beams
             .into_iter()
@@ -246,15 +239,8 @@ impl Ladder {
             passes,
             may_split: !temperatures.is_empty(),
             only_good: false,
-            sure: None,
-            good: None,
             candidates: Vec::new(),
         }
-    }
-
-    /// A good text with a mean log-probability below `sure` is looked for again with beams.
-    pub fn unless_sure(&mut self, sure: f32) {
-        self.sure = Some(sure);
     }
 
     /// This window is a half already.
@@ -269,18 +255,6 @@ impl Ladder {
 
     /// Takes a decoding and its judgement, says what to do.
     pub fn next(&mut self, decoded: Decoded, judgement: Judgement, facts: &WindowFacts) -> Verdict {
-        if let Some(good) = self.good.take() {
-            let better = judgement == Judgement::Good;
-            return Verdict::Done(if better { decoded } else { good });
-        }
-        let sure = self.sure.take();
-        if judgement == Judgement::Good && sure.is_some_and(|sure| decoded.avg_logprob < sure) {
-            self.good = Some(decoded);
-            return Verdict::Again(Pass::Beam {
-                beam: BEAMS,
-                prompt: true,
-            });
-        }
         let faults = match judgement {
             Judgement::Good => return Verdict::Done(decoded),
             Judgement::Silence => return Verdict::Done(silence(&decoded)),
@@ -699,10 +673,7 @@ mod tests {
         assert_eq!(
             passes,
             [
-                Pass::Beam {
-                    beam: 5,
-                    prompt: false
-                },
+                Pass::Beam { beam: 5 },
                 Pass::Temperature(0.4),
                 Pass::Temperature(0.8)
             ]
@@ -710,48 +681,6 @@ mod tests {
         assert!(
             (done.avg_logprob + 0.4).abs() < 1e-6,
             "the first pass was the most certain"
-        );
-    }
-
-    #[test]
-    fn a_good_text_that_is_not_sure_is_bettered_or_stays() {
-        let mut unsure = decoded("one two three");
-        unsure.avg_logprob = -0.5;
-        let mut other = decoded("one two tree");
-        other.avg_logprob = -0.4;
-        let ladder = || {
-            let mut ladder = Ladder::new(1, &[0.4]);
-            ladder.unless_sure(-0.3);
-            ladder
-        };
-        let with_beams = Verdict::Again(Pass::Beam {
-            beam: 5,
-            prompt: true,
-        });
-
-        let mut first = ladder();
-        assert_eq!(
-            first.next(unsure.clone(), Judgement::Good, &facts(3)),
-            with_beams
-        );
-        assert_eq!(
-            first.next(other.clone(), Judgement::Good, &facts(3)),
-            Verdict::Done(other.clone())
-        );
-        let mut second = ladder();
-        assert_eq!(
-            second.next(unsure.clone(), Judgement::Good, &facts(3)),
-            with_beams
-        );
-        let bad = Judgement::Bad(vec![Fault::Loop]);
-        assert_eq!(
-            second.next(other, bad, &facts(3)),
-            Verdict::Done(unsure.clone())
-        );
-        unsure.avg_logprob = -0.2;
-        assert_eq!(
-            ladder().next(unsure.clone(), Judgement::Good, &facts(3)),
-            Verdict::Done(unsure)
         );
     }
 

@@ -75,7 +75,7 @@ pub enum Engine {
     WhisperCpp,
     /// Two ONNX files, on the processor.
     #[enum_value(
-        name = "ONNX Runtime, for NAME.encoder.onnx with NAME.decoder.onnx beside it: greedy, on the processor",
+        name = "ONNX Runtime, for NAME.encoder.onnx with NAME.decoder.onnx beside it: the fastest on a processor",
         nick = "onnx"
     )]
     Onnx,

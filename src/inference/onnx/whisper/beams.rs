@@ -87,14 +87,20 @@ impl Beams {
             if next.len() == count {
                 break;
             }
-            let Some(text) = &self.rows[row] else { continue };
+            let Some(text) = &self.rows[row] else {
+                continue;
+            };
             let text = text.with(choice);
             if choice.token == vocabulary.end() {
                 if self.complete.len() < count {
                     self.complete.push(text);
                 }
             } else if decode::is_over(&text.choices, vocabulary) {
-                if self.stopped.as_ref().is_none_or(|s| s.worth() < text.worth()) {
+                if self
+                    .stopped
+                    .as_ref()
+                    .is_none_or(|s| s.worth() < text.worth())
+                {
                     self.stopped = Some(text);
                 }
             } else {

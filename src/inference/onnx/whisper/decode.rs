@@ -232,7 +232,14 @@ mod tests {
     #[test]
     fn the_likeliest_are_in_order_wherever_they_stand() {
         let mut logits = vec![f32::NEG_INFINITY; 1000];
-        for (token, share) in [(999, 0.5f32), (3, 0.2), (64, 0.1), (500, 0.1), (65, 0.06), (0, 0.04)] {
+        for (token, share) in [
+            (999, 0.5f32),
+            (3, 0.2),
+            (64, 0.1),
+            (500, 0.1),
+            (65, 0.06),
+            (0, 0.04),
+        ] {
             logits[token] = share.ln();
         }
 
