@@ -249,3 +249,128 @@ fn recurrent(g: &mut Graph, weights: &Weights<'_>, x: &str) -> Converted<()> {
     g.op_named("Reshape", &[&x, &flat], &["speech_probs"], &[]);
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::protobuf::{self, Message};
+    use super::*;
+
+    /// The original's constants and their shapes.
+    const SHAPES: [(&str, &[u64]); 14] = [
+        ("stft.forward_basis_buffer", &[258, 1, 256]),
+        ("encoder.0.weight", &[128, 129, 3]),
+        ("encoder.0.bias", &[128]),
+        ("encoder.1.weight", &[64, 128, 3]),
+        ("encoder.1.bias", &[64]),
+        ("encoder.2.weight", &[64, 64, 3]),
+        ("encoder.2.bias", &[64]),
+        ("encoder.3.weight", &[128, 64, 3]),
+        ("encoder.3.bias", &[128]),
+        ("output.weight", &[1, 128, 1]),
+        ("output.bias", &[1]),
+        ("onnx::LSTM_209", &[1, 512, 128]),
+        ("onnx::LSTM_210", &[1, 512, 128]),
+        ("onnx::LSTM_211", &[1, 1024]),
+    ];
+
+    /// A file with the original's constants, as `change` leaves their names, shapes and values.
+    fn original(change: impl Fn(&mut String, &mut Vec<u64>, &mut Vec<f32>)) -> Vec<u8> {
+        let constant = |(name, shape): (&str, &[u64])| {
+            let (mut name, mut shape) = (name.to_owned(), shape.to_vec());
+            let count: u64 = shape.iter().product();
+            let mut values: Vec<f32> = (0..count).map(|n| (n % 97) as f32 / 97.0).collect();
+            change(&mut name, &mut shape, &mut values);
+            protobuf::floats(&name, &shape, &values)
+        };
+        let graph = Message::default().each(SHAPES, |m, c| m.message(5, &constant(c)));
+        Message::default().int(1, 8).message(7, &graph).into_bytes()
+    }
+
+    fn refusal(original: &[u8]) -> String {
+        from_graph(original).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_same_original_gives_the_same_bytes_with_its_weights_in_them() {
+        let original = original(|_, _, _| ());
+
+        let made = from_graph(&original).unwrap();
+
+        assert!(made == from_graph(&original).unwrap());
+        let constants = float_constants(&made).unwrap();
+        let recurrent = constants.iter().find(|c| c.name == "lstm.w").unwrap();
+        assert_eq!(recurrent.shape, [1, 512, 128]);
+        let theirs = float_constants(&original).unwrap();
+        let theirs = theirs.iter().find(|c| c.name == "onnx::LSTM_209").unwrap();
+        assert!(recurrent.raw == theirs.raw);
+    }
+
+    #[test]
+    fn another_graph_is_refused_with_the_reason() {
+        let reshaped = original(|name, shape, _| {
+            if name == "encoder.2.weight" {
+                shape.swap(0, 2);
+            }
+        });
+        assert_eq!(
+            refusal(&reshaped),
+            format!(
+                "{MODEL}: encoder.2.weight has the shape [3, 64, 64] and should have [64, 64, 3]"
+            )
+        );
+        let renamed = original(|name, _, _| *name = name.replace("LSTM_211", "LSTM_300"));
+        assert!(refusal(&renamed).contains("no onnx::LSTM_211"));
+        let doubled = original(|name, _, _| *name = name.replace("encoder.3.b", "encoder.0.b"));
+        assert!(refusal(&doubled).contains("no encoder.0.bias, or several"));
+        for odd in [f32::NAN, f32::INFINITY] {
+            let odd = original(|name, _, values| {
+                if name == "output.bias" {
+                    values[0] = odd;
+                }
+            });
+            let reason = refusal(&odd);
+            assert!(
+                reason.contains("output.bias") && reason.contains("no numbers"),
+                "{reason}"
+            );
+        }
+        let whole = original(|_, _, _| ());
+        assert!(refusal(&whole[..whole.len() / 2]).contains("cut short"));
+        assert!(refusal(b"# a readme").contains("no ONNX file"));
+    }
+
+    #[test]
+    fn a_matrix_does_what_its_convolution_does() {
+        let convolution = Convolution {
+            name: "small",
+            rows: 2,
+            columns: 3,
+            inputs: 4,
+            middles: &[0, 2],
+        };
+        let taps: Vec<f32> = (1..=18).map(|n| n as f32).collect();
+        let x: Vec<f32> = (1..=12).map(|n| (n * n) as f32).collect();
+
+        let matrix = convolution.matrix(&taps);
+
+        assert_eq!(matrix.shape, [4, 12]);
+        let dot = |row: &[f32]| row.iter().zip(&x).map(|(w, x)| w * x).sum::<f32>();
+        let made: Vec<f32> = matrix.values.chunks_exact(12).map(dot).collect();
+        let mut wanted = Vec::new();
+        for middle in [0_i32, 2] {
+            for row in 0..2 {
+                let term = |tap: i32, column: usize| {
+                    let at = usize::try_from(middle + tap - 1)
+                        .ok()
+                        .map(|i| 3 * i + column);
+                    let x = at.and_then(|at| x.get(at)).unwrap_or(&0.0);
+                    taps[(row * 3 + column) * 3 + tap as usize] * x
+                };
+                let terms = (0..3).flat_map(|tap| (0..3).map(move |column| (tap, column)));
+                wanted.push(terms.map(|(tap, column)| term(tap, column)).sum::<f32>());
+            }
+        }
+        assert_eq!(made, wanted);
+    }
+}
