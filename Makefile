@@ -51,7 +51,7 @@ lint: check
 test: setup-test ## set-up, check, models, and all tests: what CI runs
 	@scripts/check.sh
 	@scripts/build.sh
-	@scripts/models.sh whisper-tiny.en-onnx-f32
+	@scripts/models.sh whisper-tiny.en-onnx-f32 silero-vad-6.2-sequence
 	@scripts/test.sh
 
 bench: setup-test models ## figures for docs/benchmarks.md

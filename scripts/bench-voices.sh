@@ -31,7 +31,7 @@ if [ "${SCRIBE_BENCH_BUILT:-0}" != 1 ]; then
     cargo build --release --locked --features cli --lib --example recognise || die "the build failed" "make build"
 fi
 [ -x target/release/examples/recognise ] || die "target/release/examples/recognise is missing" "make build"
-for model in segmentation-3.0 ge2e-resemblyzer silero_vad_16k_sequence; do
+for model in segmentation-3.0 ge2e-resemblyzer silero-vad-6.2-rows; do
     [ -f "models/$model.onnx" ] || die "the model $model is missing" "make models"
 done
 

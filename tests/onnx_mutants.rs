@@ -109,7 +109,7 @@ fn subject(model: &str) -> Subject {
             }
         }
         _ => {
-            let path = repository("models/silero_vad_16k_sequence.onnx");
+            let path = repository("models/silero-vad-6.2-rows.onnx");
             let spec = SileroSpec { path: path.clone() };
             Subject {
                 footprint: spec.footprint(path.metadata().unwrap().len()),
@@ -332,7 +332,7 @@ fn damaged(test: &str, files: usize) {
     let here = [
         "ge2e-resemblyzer",
         "segmentation-3.0",
-        "silero_vad_16k_sequence",
+        "silero-vad-6.2-rows",
     ]
     .iter()
     .all(|m| there(&repository(&format!("models/{m}.onnx")), "make models"));

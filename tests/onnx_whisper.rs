@@ -357,7 +357,7 @@ fn files_that_do_not_belong_together_are_refused_with_the_reason() {
         ..spec(&small)
     };
     let foreign = OnnxWhisperSpec {
-        encoder: repository("models/silero_vad_16k_sequence.onnx"),
+        encoder: repository("models/silero-vad-6.2-rows.onnx"),
         ..spec(&small)
     };
     let refusal = |spec: &OnnxWhisperSpec| {

@@ -335,12 +335,14 @@ impl Catalog {
             .iter()
             .filter_map(|id| self.manifest.find(id))
             .filter(|entry| engine.is_none_or(|engine| entry.engine == engine));
-        let last_resort = entries.clone().next_back();
+        let by_default = |entry: &&Entry| self.manifest.default_set.contains(&entry.id);
+        let easiest = entries.clone().find(by_default);
+        let last_resort = easiest.or_else(|| entries.clone().next_back());
         if let Some(entry) = entries.find(|entry| self.locate(entry).is_some()) {
             return self.resolve_entry(entry);
         }
         match last_resort {
-            // The last one is the easiest to get.
+            // One of the default set is the easiest to get, or else the last one.
             Some(entry) => self.resolve_entry(entry),
             None => Err(ModelError::Unknown {
                 name: format!("auto ({task})"),

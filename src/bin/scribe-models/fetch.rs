@@ -11,7 +11,7 @@ use gstscribe::inference::manifest::{
 };
 
 use crate::archive;
-use crate::convert::{self, ConvertError};
+use crate::convert::{self, ConvertError, Converted};
 use crate::failure::{Failure, Trouble};
 use crate::http::{Web, shown};
 use crate::pypi;
@@ -251,7 +251,12 @@ impl<'a> Fetcher<'a> {
             (Take::Ct2ToOnnx(kind), [encoder, decoder]) => {
                 graphs_from_archive(&archive.path, &self.work, [encoder, decoder], *kind)
             }
-            (Take::ResemblyzerToOnnx, [made]) => graph_from_wheel(&archive.path, made),
+            (Take::ResemblyzerToOnnx, [made]) => {
+                graph_from_wheel(&archive.path, made, convert::resemblyzer::from_wheel)
+            }
+            (Take::SileroToRows, [made]) => {
+                graph_from_wheel(&archive.path, made, convert::silero::from_wheel)
+            }
             // The manifest's reader has counted them.
             _ => Err(Trouble::Source("it makes another number of files".into())),
         };
@@ -386,8 +391,12 @@ pub fn graphs_from_folder(
         .map_err(|err| trouble(err, parts[0]))
 }
 
-fn graph_from_wheel(wheel: &Path, part: &Path) -> Result<(), Trouble> {
-    let graph = convert::resemblyzer::from_wheel(wheel).map_err(|err| trouble(err, wheel))?;
+fn graph_from_wheel(
+    wheel: &Path,
+    part: &Path,
+    convert: fn(&Path) -> Converted<Vec<u8>>,
+) -> Result<(), Trouble> {
+    let graph = convert(wheel).map_err(|err| trouble(err, wheel))?;
     Ok(fs::write(part, graph).map_err(|err| Failure::file("write", part, err))?)
 }
 

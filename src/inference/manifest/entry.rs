@@ -236,6 +236,8 @@ pub enum Take {
     Ct2ToOnnx(GraphType),
     /// Resemblyzer's checkpoint becomes an ONNX graph.
     ResemblyzerToOnnx,
+    /// Silero's graph for a sequence of frames becomes one of matrix products.
+    SileroToRows,
 }
 
 /// How a ggml file that we write stores its matrices.

@@ -274,6 +274,10 @@ impl RawSource {
                 makes(1)?;
                 Take::ResemblyzerToOnnx
             }
+            (None, Some("silero-to-rows"), None) => {
+                makes(1)?;
+                Take::SileroToRows
+            }
             _ => {
                 return Err(format!(
                     "the source {key} has neither a path nor a known make with its type"

@@ -301,6 +301,27 @@ fn a_broken_description_is_reported_to_who_uses_its_model() {
 }
 
 #[test]
+fn where_none_is_here_the_one_of_the_default_set_is_named() {
+    let house = House::new();
+    let places = Places {
+        models: vec![house.path("first")],
+        ..Places::default()
+    };
+    let catalog = Catalog::new(Manifest::load(None).unwrap(), places);
+
+    for (task, id) in [
+        (Task::Vad, "silero-vad-6.2-rows"),
+        (Task::Embedding, "ge2e-resemblyzer"),
+    ] {
+        let text = catalog.resolve("", task).unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("scribe-models fetch {id}\n")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn auto_takes_the_best_one_that_is_here() {
     let house = House::new();
     let manifest = house.put(
@@ -449,6 +470,11 @@ fn a_source_must_have_as_many_files_as_its_model() {
         ),
         (
             "{ pypi = \"p\", make = \"resemblyzer-to-onnx\" }",
+            2,
+            "makes 1 files",
+        ),
+        (
+            "{ pypi = \"p\", make = \"silero-to-rows\" }",
             2,
             "makes 1 files",
         ),

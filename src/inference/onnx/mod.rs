@@ -9,3 +9,5 @@ mod protobuf;
 pub mod segmentation;
 pub mod vad;
 pub mod whisper;
+
+pub use protobuf::{FloatConstant, float_constants};

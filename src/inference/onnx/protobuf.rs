@@ -196,6 +196,47 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
+/// A constant of a graph.
+pub struct FloatConstant<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its lengths.
+    pub shape: Vec<u64>,
+    /// Its values, four bytes each, little endian: as many as the shape says, none of them NaN.
+    pub raw: &'a [u8],
+}
+
+/// The constants of a model's graph that are floats of 32 bits, stored as bytes. Whatever `check` refuses is an error.
+pub fn float_constants(bytes: &[u8]) -> Result<Vec<FloatConstant<'_>>, String> {
+    check(bytes)?;
+    let mut constants = Vec::new();
+    for graph in messages(bytes, 7)? {
+        for bytes in messages(graph, 5)? {
+            let tensor = tensor(bytes)?;
+            let (FLOAT, Some(raw)) = (tensor.kind, tensor.raw) else {
+                continue;
+            };
+            let name = str::from_utf8(tensor.name)
+                .map_err(|_| tensor.wrong("has a name that is no text"))?;
+            let shape = tensor.shape;
+            constants.push(FloatConstant { name, shape, raw });
+        }
+    }
+    Ok(constants)
+}
+
+/// All messages under one number.
+fn messages(bytes: &[u8], wanted: u64) -> Result<Vec<&[u8]>, String> {
+    let mut fields = Fields::new(bytes);
+    let mut found = Vec::new();
+    while let Some((number, value)) = fields.next()? {
+        if number == wanted {
+            found.push(message(value)?);
+        }
+    }
+    Ok(found)
+}
+
 fn message(value: Value<'_>) -> Result<&[u8], String> {
     match value {
         Value::Bytes(bytes) => Ok(bytes),
@@ -213,7 +254,7 @@ fn graph(bytes: &[u8], depth: usize) -> Result<(), String> {
     while let Some((number, value)) = fields.next()? {
         match number {
             1 => node(message(value)?, depth)?,
-            5 => tensor(message(value)?)?,
+            5 => drop(tensor(message(value)?)?),
             15 => return Err(sparse()),
             _ => {}
         }
@@ -236,7 +277,7 @@ fn attribute(bytes: &[u8], depth: usize) -> Result<(), String> {
     let mut single = 0;
     while let Some((number, value)) = fields.next()? {
         match number {
-            5 | 10 => tensor(message(value)?)?,
+            5 | 10 => drop(tensor(message(value)?)?),
             6 | 11 => graph(message(value)?, depth + 1)?,
             22 | 23 => return Err(sparse()),
             _ => {}
@@ -264,7 +305,7 @@ struct Tensor<'a> {
     values: usize,
 }
 
-fn tensor(bytes: &[u8]) -> Result<(), String> {
+fn tensor(bytes: &[u8]) -> Result<Tensor<'_>, String> {
     let mut tensor = Tensor::default();
     let mut fields = Fields::new(bytes);
     while let Some((number, value)) = fields.next()? {
@@ -299,7 +340,8 @@ fn tensor(bytes: &[u8]) -> Result<(), String> {
             _ => {}
         }
     }
-    tensor.check()
+    tensor.check()?;
+    Ok(tensor)
 }
 
 impl Tensor<'_> {
@@ -427,6 +469,31 @@ mod tests {
         assert_eq!(check(&with_initializer(&good_tensor())), Ok(()));
         assert_eq!(check(&with_initializer(&packed_floats)), Ok(()));
         assert_eq!(check(&with_initializer(&packed_shape)), Ok(()));
+    }
+
+    #[test]
+    fn constants_of_floats_are_read_with_name_and_shape_and_others_passed_over() {
+        let whole = join(&[&[0x08, 1, 0x10, 7], &field(8, b"i"), &field(9, &[0; 8])]);
+        let single = join(&[&[0x08, 2, 0x10, 1], &field(4, &[0; 8])]);
+        let graph = join(
+            &[&whole, &good_tensor(), &single]
+                .map(|t| field(5, t))
+                .each_ref()
+                .map(Vec::as_slice),
+        );
+        let file = field(7, &graph);
+
+        let constants = float_constants(&file).unwrap();
+
+        let [only] = &*constants else {
+            panic!("{} constants", constants.len());
+        };
+        assert_eq!(
+            (only.name, &*only.shape, only.raw),
+            ("w", &[2][..], &[0; 8][..])
+        );
+        let cut = &file[..file.len() - 1];
+        assert!(float_constants(cut).err().unwrap().contains("cut short"));
     }
 
     #[test]

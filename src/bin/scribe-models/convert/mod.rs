@@ -6,10 +6,12 @@
 
 pub mod ct2;
 pub mod ggml;
+mod graph;
 mod halves;
 mod pickle;
 mod protobuf;
 pub mod resemblyzer;
+pub mod silero;
 pub mod whisper_onnx;
 
 use std::io;

@@ -104,6 +104,8 @@ pub enum Attribute<'a> {
     Ints(&'a [i64]),
     /// One float.
     Float(f32),
+    /// A text.
+    Text(&'a str),
 }
 
 /// One operation: NodeProto.
@@ -151,6 +153,7 @@ fn attribute(name: &str, value: &Attribute<'_>) -> Message {
             .each(*values, |m, value| m.int(8, value.cast_unsigned()))
             .int(20, 7),
         Attribute::Float(value) => named.fixed(2, value.to_le_bytes()).int(20, 1),
+        Attribute::Text(value) => named.text(4, value).int(20, 3),
     }
 }
 

@@ -36,7 +36,6 @@
 //! table of tokens is f16 in any case.
 
 mod balance;
-mod graph;
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -45,8 +44,8 @@ use std::path::Path;
 use gstscribe::inference::manifest::GraphType;
 
 use self::balance::Balance;
-use self::graph::{Graph, Linear, Port, Value};
 use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
+use super::graph::{Graph, Linear, Port, Value};
 use super::protobuf::{Attribute, Dimension, Element};
 use super::{ConvertError, Converted, ggml, halves};
 
@@ -602,7 +601,8 @@ impl Model<'_> {
         notes: &[(&str, String)],
     ) -> Converted<()> {
         let mut out = BufWriter::with_capacity(1 << 20, out);
-        g.write(&mut out, inputs, outputs, notes)?.map_err(|bytes| {
+        let written = g.write("whisper", &mut out, inputs, outputs, notes)?;
+        written.map_err(|bytes| {
             ConvertError::input(format!(
                 "the {side} has {bytes} bytes as {}, and an ONNX file 2 GiB at most: int8 has a quarter of f32",
                 self.kind.word()

@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use super::super::ct2::Array;
-use super::super::protobuf::{self, Attribute, Dimension, Element, Message};
+use super::ct2::Array;
+use super::protobuf::{self, Attribute, Dimension, Element, Message};
 
 /// ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -208,10 +208,11 @@ impl Graph {
         name.to_owned()
     }
 
-    /// Writes the file: a ModelProto with these inputs, outputs and notes. Returns its length where that is more than an
-    /// ONNX file can have, and has then written nothing.
+    /// Writes the file: a ModelProto whose graph has this name, these inputs, outputs and notes. Returns its length where
+    /// that is more than an ONNX file can have, and has then written nothing.
     pub fn write(
         &self,
+        name: &str,
         out: &mut impl Write,
         inputs: &[Port<'_>],
         outputs: &[Port<'_>],
@@ -220,7 +221,7 @@ impl Graph {
         let port = |port: &Port<'_>| protobuf::value_info(&port.name, port.element, &port.shape);
         let before = Message::default()
             .each(&self.nodes, |m, node| m.message(1, node))
-            .text(2, "whisper");
+            .text(2, name);
         let behind = Message::default()
             .each(inputs, |m, input| m.message(11, &port(input)))
             .each(outputs, |m, output| m.message(12, &port(output)));
