@@ -43,20 +43,25 @@ pub fn set_library(path: &Path) {
     *ASKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
 }
 
-/// What a process that is to use the same library must try: the one in use, or those that would be tried now. Relative
-/// paths are made whole, bare names are left to the loader.
+/// What a process that is to use the same library must try: the one in use, or those that would be tried now.
 pub(super) fn choices() -> Vec<PathBuf> {
-    let choices = FOUND.get().cloned().map_or_else(candidates, |f| vec![f]);
-    let whole = |path: PathBuf| match std::path::absolute(&path) {
-        Ok(whole) if !is_bare(&path) => whole,
-        _ => path,
-    };
-    choices.into_iter().map(whole).collect()
+    match FOUND.get() {
+        Some(found) => vec![found.clone()],
+        None => candidates().into_iter().map(whole).collect(),
+    }
 }
 
 /// Tries these and no others, as [`choices`] of another process says. Heeded before the first use in the process.
 pub(super) fn set_choices(libraries: Vec<PathBuf>) {
     let _ = TOLD.set(libraries);
+}
+
+/// The path from the root, whatever folder is the current one later; a bare name stays.
+fn whole(library: PathBuf) -> PathBuf {
+    match std::path::absolute(&library) {
+        Ok(whole) if !is_bare(&library) => whole,
+        _ => library,
+    }
 }
 
 /// A bare name is for the loader to find.
@@ -98,7 +103,7 @@ fn create() -> Result<ort::environment::Environment, EngineError> {
                         ))
                     })?;
                 environment.set_log_level(ort::logging::LogLevel::Fatal);
-                let _ = FOUND.set(candidate);
+                let _ = FOUND.set(whole(candidate));
                 return Ok(environment);
             }
             Err(e) => tried.push(format!("{}: {e}", candidate.display())),
