@@ -1225,8 +1225,10 @@ fn a_window_that_comes_late_enters_while_another_is_decoded() {
         samples: samples("tests/data/speech_short.flac").into(),
         ..window(1, 0.0)
     };
-    let long = speech(4).pop().unwrap();
-    assert_eq!(long.id, 3);
+    let long = Window {
+        samples: samples("tests/data/demo.opus")[..25 * 16_000].into(),
+        ..window(3, 0.0)
+    };
 
     // Asked again after each step, as long as it has room.
     let windows = [Some(long), None, None, Some(short), None];
@@ -1485,8 +1487,8 @@ fn transcript(
     said
 }
 
-/// Kills in a row that let no window be done: twice as many, and a window fails.
-const MOST_IN_VAIN: u32 = 4;
+/// Kills in a row that let no window be done: one more may be the third in a row that hits a load, and the model fails.
+const MOST_IN_VAIN: u32 = 2;
 
 /// Kills the worker `kills` times at random moments of a file; the transcript must be the undisturbed one.
 fn survive(model: &Path, kills: usize, minutes: f64) {
