@@ -1433,7 +1433,13 @@ fn samples(file: &str) -> Vec<f32> {
 /// For workers that the registry starts.
 fn set_real_options() {
     static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| set_options(real()));
+    ONCE.get_or_init(|| {
+        set_options(IsolatedOptions {
+            // Kills at random may hit several loads in a row.
+            most_failed_loads: 100,
+            ..real()
+        });
+    });
 }
 
 /// A word and where it lies.
@@ -1487,8 +1493,8 @@ fn transcript(
     said
 }
 
-/// Kills in a row that let no window be done: one more may be the third in a row that hits a load, and the model fails.
-const MOST_IN_VAIN: u32 = 2;
+/// Kills in a row that let no window be done: twice as many, and a window fails.
+const MOST_IN_VAIN: u32 = 4;
 
 /// Kills the worker `kills` times at random moments of a file; the transcript must be the undisturbed one.
 fn survive(model: &Path, kills: usize, minutes: f64) {
