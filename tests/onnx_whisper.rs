@@ -9,10 +9,10 @@
 mod common;
 
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use common::{repository, there};
+use common::{onnx_encoder as encoder, onnx_spec as spec, repository};
 use gst::prelude::*;
 use gstscribe::inference::isolated::Isolation;
 use gstscribe::inference::manifest::Engine;
@@ -27,22 +27,6 @@ use gstscribe::transcript::Task;
 
 /// A step of the reference's word times, in samples.
 const STEP: u32 = 320;
-
-/// The encoder of tiny.en with weights of that type, if it is here.
-fn encoder(weights: &str) -> Option<PathBuf> {
-    let name = format!("whisper-tiny.en-onnx-{weights}");
-    let path = repository(&format!("models/{name}.encoder.onnx"));
-    there(&path, &format!("scripts/models.sh {name}")).then_some(path)
-}
-
-fn spec(encoder: &Path) -> OnnxWhisperSpec {
-    OnnxWhisperSpec {
-        encoder: encoder.to_owned(),
-        decoder: OnnxWhisperSpec::decoder_beside(encoder).unwrap(),
-        name: "tiny.en".into(),
-        word_time_offset: 0,
-    }
-}
 
 fn samples(file: &str) -> Vec<f32> {
     common::init();
@@ -403,8 +387,15 @@ fn the_file_decides_which_engine_runs_it() {
     assert!(why.contains("engine=whisper-cpp was asked for"), "{why}");
     let why = refusal(&encoder, None, "cuda:0", auto);
     assert!(why.contains("processor alone"), "{why}");
-    let why = refusal(&encoder, None, "auto", Isolation::Process);
-    assert!(why.contains("isolation=process"), "{why}");
+
+    let here = find(&encoder, None, "auto", auto).unwrap();
+    let apart = find(&encoder, None, "auto", Isolation::Process).unwrap();
+    assert_eq!(apart, here.clone().isolated());
+    assert!(Whisper::apart(&apart) && !Whisper::apart(&here));
+    let [here, apart] = [here, apart].map(|spec| Whisper::footprint(&spec).unwrap());
+    assert!(apart.weights_bytes > here.weights_bytes);
+    // Room for the samples of eight windows.
+    assert!(apart.lane_bytes > here.lane_bytes + 8 * 30 * 16_000 * 4);
 }
 
 fn anonymous() -> u64 {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What both engines of Whisper share.
 
+use std::time::Duration;
+
 use super::{EngineError, Token};
 
 /// Tokens a window may have: half of the decoder's 448 positions, less the marks before them.
@@ -12,6 +14,22 @@ const MAX_PROMPT_WORD: usize = 64;
 pub(super) const MAX_PROMPT_TOKENS: usize = 223;
 /// A jump of the alignment between neighbouring tokens that is worth reporting, in samples: 3 s.
 const GAP_SAMPLES: u32 = 3 * 16_000;
+
+/// A third of what a thread of a machine of 2020 does with f16 weights.
+const SLOW_OPERATIONS_PER_SECOND: f64 = 10e9;
+
+/// What a thread of a slow machine takes to encode a window.
+pub(super) fn expected_window(positions: usize, width: usize, layers: usize) -> Duration {
+    let [positions, width, layers] = [positions, width, layers].map(|n| n as f64);
+    // Matrices of twelve times width by width, and each position looks at all others, twice.
+    let layer = 12.0 * width * width * positions + 2.0 * positions * positions * width;
+    Duration::from_secs_f64(2.0 * layer * layers / SLOW_OPERATIONS_PER_SECOND)
+}
+
+/// Codes of all languages that a Whisper model may know.
+pub(super) fn languages() -> impl Iterator<Item = &'static str> {
+    (0..=whisper_rs::get_lang_max_id()).filter_map(whisper_rs::get_lang_str)
+}
 
 /// Whether a model, multilingual or not, knows this ISO 639-1 code.
 pub(super) fn knows_language(multilingual: bool, code: &str) -> bool {

@@ -146,13 +146,37 @@ impl FileStamp {
 pub enum WhisperSpec {
     /// A ggml file on whisper.cpp.
     WhisperCpp(WhisperCppSpec, FileStamp),
-    /// The same in a process of its own.
-    Isolated(WhisperCppSpec, FileStamp),
+    /// One of the others in a process of its own.
+    Isolated(Box<WhisperSpec>),
     /// Two graphs, the encoder and the decoder, on ONNX Runtime.
     Onnx(OnnxWhisperSpec, [FileStamp; 2]),
     /// A scripted answer, by the name it was registered with.
     #[cfg(any(test, feature = "test-support"))]
     Fake(String),
+}
+
+impl WhisperSpec {
+    /// The same in a process of its own.
+    #[must_use]
+    pub fn isolated(self) -> Self {
+        match self {
+            Self::Isolated(_) => self,
+            here => Self::Isolated(Box::new(here)),
+        }
+    }
+
+    /// What a worker would load.
+    fn engine(&self) -> Result<EngineSpec, EngineError> {
+        match self {
+            Self::WhisperCpp(spec, _) => Ok(EngineSpec::WhisperCpp(spec.clone())),
+            Self::Onnx(spec, _) => Ok(EngineSpec::OnnxWhisper(spec.clone())),
+            Self::Isolated(spec) => spec.engine(),
+            #[cfg(any(test, feature = "test-support"))]
+            Self::Fake(name) => Err(EngineError::Unsupported(format!(
+                "{name} is scripted in this process, and scribe-worker does not know it"
+            ))),
+        }
+    }
 }
 
 /// Which voice activity model.
@@ -177,34 +201,29 @@ impl Kind for Whisper {
 
     fn name(spec: &WhisperSpec) -> String {
         match spec {
-            WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => {
-                match spec.cuda_device {
-                    Some(n) => format!("{} on cuda:{n}", spec.name),
-                    None => spec.name.clone(),
-                }
-            }
+            WhisperSpec::WhisperCpp(spec, _) => match spec.cuda_device {
+                Some(n) => format!("{} on cuda:{n}", spec.name),
+                None => spec.name.clone(),
+            },
             WhisperSpec::Onnx(spec, _) => spec.name.clone(),
+            WhisperSpec::Isolated(spec) => Self::name(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => name.clone(),
         }
     }
 
     fn on_cpu(spec: &WhisperSpec) -> Option<WhisperSpec> {
-        let moved = |spec: &WhisperCppSpec| {
-            spec.cuda_device?;
-            Some(WhisperCppSpec {
-                cuda_device: None,
-                ..spec.clone()
-            })
-        };
         match spec {
             WhisperSpec::WhisperCpp(spec, stamp) => {
-                Some(WhisperSpec::WhisperCpp(moved(spec)?, stamp.clone()))
-            }
-            WhisperSpec::Isolated(spec, stamp) => {
-                Some(WhisperSpec::Isolated(moved(spec)?, stamp.clone()))
+                spec.cuda_device?;
+                let moved = WhisperCppSpec {
+                    cuda_device: None,
+                    ..spec.clone()
+                };
+                Some(WhisperSpec::WhisperCpp(moved, stamp.clone()))
             }
             WhisperSpec::Onnx(..) => None,
+            WhisperSpec::Isolated(spec) => Self::on_cpu(spec).map(WhisperSpec::isolated),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::on_cpu(name).map(WhisperSpec::Fake),
         }
@@ -212,10 +231,11 @@ impl Kind for Whisper {
 
     fn device(spec: &WhisperSpec) -> DeviceId {
         match spec {
-            WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => {
+            WhisperSpec::WhisperCpp(spec, _) => {
                 spec.cuda_device.map_or(DeviceId::Cpu, DeviceId::Cuda)
             }
             WhisperSpec::Onnx(..) => DeviceId::Cpu,
+            WhisperSpec::Isolated(spec) => Self::device(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::device(name),
         }
@@ -227,9 +247,17 @@ impl Kind for Whisper {
 
     fn footprint(spec: &WhisperSpec) -> Result<Footprint, EngineError> {
         match spec {
-            WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => spec.footprint(),
+            WhisperSpec::WhisperCpp(spec, _) => spec.footprint(),
             WhisperSpec::Onnx(spec, [encoder, decoder]) => {
                 spec.footprint(encoder.size, decoder.size)
+            }
+            WhisperSpec::Isolated(spec) => {
+                let model = Self::footprint(spec)?;
+                match Self::device(spec) {
+                    DeviceId::Cpu => spec.engine()?.footprint(model),
+                    // A card's memory is reckoned, and of that a process takes its context.
+                    _ => Ok(model),
+                }
             }
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => Ok(crate::inference::fake::footprint(name)),
@@ -239,11 +267,8 @@ impl Kind for Whisper {
     fn load(spec: &WhisperSpec) -> Result<Arc<dyn SpeechModel>, EngineError> {
         match spec {
             WhisperSpec::WhisperCpp(spec, _) => Ok(Arc::new(WhisperCppModel::load(spec)?)),
-            WhisperSpec::Isolated(spec, _) => {
-                let spec = EngineSpec::WhisperCpp(spec.clone());
-                Ok(Arc::new(IsolatedModel::load(spec)?))
-            }
             WhisperSpec::Onnx(spec, _) => Ok(Arc::new(OnnxWhisperModel::load(spec)?)),
+            WhisperSpec::Isolated(spec) => Ok(Arc::new(IsolatedModel::load(spec.engine()?)?)),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => Ok(Arc::new(crate::inference::fake::FakeSpeechModel::load(
                 name,
@@ -297,10 +322,9 @@ impl Kind for Whisper {
 
     fn permits(spec: &WhisperSpec) -> usize {
         match spec {
-            WhisperSpec::WhisperCpp(spec, _) | WhisperSpec::Isolated(spec, _) => {
-                spec.threads.max(1) as usize
-            }
+            WhisperSpec::WhisperCpp(spec, _) => spec.threads.max(1) as usize,
             WhisperSpec::Onnx(..) => 1,
+            WhisperSpec::Isolated(spec) => Self::permits(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(_) => 1,
         }

@@ -144,11 +144,9 @@ pub fn speech_spec(
         word_times,
         word_time_offset: word_time_offset(&found),
     };
-    Ok(if isolation.is_process(spec.cuda_device.is_some())? {
-        WhisperSpec::Isolated(spec, stamp)
-    } else {
-        WhisperSpec::WhisperCpp(spec, stamp)
-    })
+    let isolated = isolation.is_process(spec.cuda_device.is_some())?;
+    let spec = WhisperSpec::WhisperCpp(spec, stamp);
+    Ok(if isolated { spec.isolated() } else { spec })
 }
 
 /// The engine that a model's file is for.
@@ -167,17 +165,12 @@ fn onnx_spec(
     cuda_device: Option<u32>,
     isolation: Isolation,
 ) -> Result<WhisperSpec, EngineError> {
-    let only = |what: &str| {
-        Err(EngineError::Unsupported(format!(
-            "{} runs on ONNX Runtime, which has {what}: leave it out, or name a ggml file in the property model",
-            found.id
-        )))
-    };
     if cuda_device.is_some() {
-        return only("speech models on the processor alone, not on cuda");
-    }
-    if isolation.is_process(false)? {
-        return only("no process of its own (isolation=process)");
+        return Err(EngineError::Unsupported(format!(
+            "{} runs on ONNX Runtime, which has speech models on the processor alone, not on cuda: leave it out, or \
+             name a ggml file in the property model",
+            found.id
+        )));
     }
     let decoder = OnnxWhisperSpec::decoder_beside(&found.path)?;
     let (encoder, encoder_stamp) = FileStamp::of(&found.path)?;
@@ -188,7 +181,9 @@ fn onnx_spec(
         name: found.id.clone(),
         word_time_offset: word_time_offset(found),
     };
-    Ok(WhisperSpec::Onnx(spec, [encoder_stamp, decoder_stamp]))
+    let isolated = isolation.is_process(cuda_device.is_some())?;
+    let spec = WhisperSpec::Onnx(spec, [encoder_stamp, decoder_stamp]);
+    Ok(if isolated { spec.isolated() } else { spec })
 }
 
 /// Finds the models of a chain, separated by commas: each a model for the same device, `cpu` for the first model on the

@@ -14,6 +14,7 @@ use gst::glib;
 use gst::prelude::*;
 use gstscribe::context::registry_context;
 use gstscribe::inference::fake::FakeSpeech;
+use gstscribe::inference::onnx::whisper::OnnxWhisperSpec;
 use gstscribe::registry::Registry;
 
 pub const MS: u64 = 1_000_000;
@@ -390,6 +391,23 @@ pub fn says(name: &str, text: &str) -> FakeSpeech {
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The encoder of tiny.en for ONNX Runtime with weights of that type, if it is here.
+pub fn onnx_encoder(weights: &str) -> Option<PathBuf> {
+    let name = format!("whisper-tiny.en-onnx-{weights}");
+    let path = repository(&format!("models/{name}.encoder.onnx"));
+    there(&path, &format!("scripts/models.sh {name}")).then_some(path)
+}
+
+/// What that model is, with the decoder beside it.
+pub fn onnx_spec(encoder: &Path) -> OnnxWhisperSpec {
+    OnnxWhisperSpec {
+        encoder: encoder.to_owned(),
+        decoder: OnnxWhisperSpec::decoder_beside(encoder).unwrap(),
+        name: "tiny.en".into(),
+        word_time_offset: 0,
+    }
 }
 
 /// Whether a test can run that needs `path`: under `SCRIBE_TEST_COMPLETE=1` it must be there, else the test

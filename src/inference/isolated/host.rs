@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use super::child::{self, Death, LastLog, Process};
-use super::protocol::Message;
+use super::protocol::{Loaded, Message};
 use super::slot::MAX_AREAS;
 use super::socket::{Broken, Packet, Socket};
 use super::{EngineSpec, IsolatedOptions};
 use crate::inference::whisper_cpp::logging::{self, Level};
-use crate::inference::{EngineError, ProcessStats, SpeechModelInfo};
+use crate::inference::{EngineError, ProcessStats};
 
 /// How often somebody who waits looks around.
 pub(super) const TICK: Duration = Duration::from_millis(20);
@@ -97,8 +97,9 @@ struct State {
     failed_loads: u32,
     last_failure: Option<Instant>,
     last_death: Option<(u64, Death)>,
-    info: Option<SpeechModelInfo>,
-    file: Option<FileIdentity>,
+    loaded: Option<Loaded>,
+    /// The model's files as they were when it was loaded, in the order of [`EngineSpec::files`].
+    files: Vec<Option<FileIdentity>>,
 }
 
 /// A model's file at one moment: one that was replaced is another model.
@@ -152,7 +153,7 @@ impl Host {
     pub(super) fn start(
         spec: EngineSpec,
         options: IsolatedOptions,
-    ) -> Result<(Arc<Self>, SpeechModelInfo), EngineError> {
+    ) -> Result<(Arc<Self>, Loaded), EngineError> {
         let expected = spec.expected_window().as_millis();
         let shared = Arc::new(Shared {
             window_ms: AtomicU64::new(u64::try_from(expected).unwrap_or(u64::MAX)),
@@ -168,8 +169,8 @@ impl Host {
                 failed_loads: 0,
                 last_failure: None,
                 last_death: None,
-                info: None,
-                file: None,
+                loaded: None,
+                files: Vec::new(),
             }),
             changed: Condvar::new(),
         });
@@ -187,8 +188,9 @@ impl Host {
             owner: rustix::process::getpid(),
         });
         host.worker(0, &mut || false)?;
-        let info = host.shared.state().info.clone();
-        info.map(|info| (host, info)).ok_or(EngineError::Cancelled)
+        let loaded = host.shared.state().loaded.clone();
+        let loaded = loaded.ok_or(EngineError::Cancelled)?;
+        Ok((host, loaded))
     }
 
     pub(super) fn spec(&self) -> &EngineSpec {
@@ -212,7 +214,7 @@ impl Host {
             match &state.phase {
                 Phase::Up(worker) if worker.generation > after => return Ok(Arc::clone(worker)),
                 Phase::Failed(error, since)
-                    if state.info.is_none() || since.elapsed() < shared.options.settled_after =>
+                    if state.loaded.is_none() || since.elapsed() < shared.options.settled_after =>
                 {
                     return Err(error.clone());
                 }
@@ -317,7 +319,8 @@ impl Shared {
     }
 
     fn load_limit(&self) -> Duration {
-        let bytes = std::fs::metadata(self.spec.path()).map_or(0, |m| m.len());
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+        let bytes: u64 = self.spec.files().into_iter().map(length).sum();
         self.options.load_within + Duration::from_secs(bytes / SLOWEST_DISK)
     }
 
@@ -398,7 +401,7 @@ impl Shared {
 
     /// Starts a worker and has it load the model.
     fn start(&self, generation: u64, log: &mut LastLog) -> Result<Arc<Worker>, End> {
-        self.same_file().map_err(End::Refused)?;
+        self.same_files().map_err(End::Refused)?;
         let program = match &self.options.program {
             Some(program) => program.clone(),
             None => child::find().map_err(End::Refused)?,
@@ -416,14 +419,14 @@ impl Shared {
                 process.kill("nobody needs it any more");
             }
         }
-        let info = self.load(&process, &control, log)?.map_err(|error| {
+        let loaded = self.load(&process, &control, log)?.map_err(|error| {
             process.kill("it has no model");
             process.reap(&LastLog::default());
             End::Refused(error)
         })?;
         let mut state = self.state();
         state.failed_loads = 0;
-        state.info = Some(info);
+        state.loaded = Some(loaded);
         state.wanted = false;
         let worker = Arc::new(Worker {
             generation,
@@ -437,16 +440,19 @@ impl Shared {
     }
 
     /// A model that was replaced while it was in use would go on with other words, or with none.
-    fn same_file(&self) -> Result<(), EngineError> {
-        let now = FileIdentity::of(self.spec.path());
+    fn same_files(&self) -> Result<(), EngineError> {
+        let files = self.spec.files();
+        let now: Vec<_> = files.iter().map(|path| FileIdentity::of(path)).collect();
         let mut state = self.state();
-        if state.info.is_some() && state.file != now {
+        if state.loaded.is_some()
+            && let Some(other) = (0..files.len()).find(|n| state.files.get(*n) != now.get(*n))
+        {
             return Err(EngineError::ModelFile {
-                path: self.spec.path().to_owned(),
+                path: files[other].to_owned(),
                 why: "it was replaced or removed while it was in use, and scribe-worker must read it again".into(),
             });
         }
-        state.file = now;
+        state.files = now;
         Ok(())
     }
 
@@ -456,7 +462,7 @@ impl Shared {
         process: &Process,
         control: &Socket,
         log: &mut LastLog,
-    ) -> Result<Result<SpeechModelInfo, EngineError>, End> {
+    ) -> Result<Result<Loaded, EngineError>, End> {
         let mut packet = Packet::new();
         let died = |broken: Broken, log: &LastLog| {
             if let Broken::Version(_) = broken {
@@ -483,16 +489,19 @@ impl Shared {
                 Some(Message::Hello { .. }) if !loading => {
                     loading = true;
                     patience = Patience::new(self.load_limit());
-                    let ask = Message::Load(self.spec.clone());
+                    let ask = Message::Load {
+                        spec: self.spec.clone(),
+                        runtime: self.spec.runtime(),
+                    };
                     if let Err(broken) = control.send(&ask, &[]) {
                         return Err(died(broken, log));
                     }
                 }
                 Some(Message::Loaded(outcome)) if loading => {
                     let possible =
-                        |info: &SpeechModelInfo| (1..=MAX_AREAS).contains(&info.max_batch);
+                        |loaded: &Loaded| (1..=MAX_AREAS).contains(&loaded.info.max_batch);
                     match &outcome {
-                        Ok(info) if !possible(info) => {
+                        Ok(loaded) if !possible(loaded) => {
                             let broken = Broken::Garbage("it names an impossible batch".into());
                             return Err(died(broken, log));
                         }
@@ -553,7 +562,7 @@ impl Shared {
         state.phase = match &end {
             // The file is bad, or the program is missing: it will be so a second later. Once it has run, a
             // shortage of memory or a full process table may pass.
-            End::Refused(error) if given_up || state.info.is_none() => {
+            End::Refused(error) if given_up || state.loaded.is_none() => {
                 Phase::Failed(error.clone(), now)
             }
             End::Died(death) if given_up => {

@@ -71,7 +71,6 @@ struct Work<'a> {
     source: &'a mut dyn WindowSource,
     sink: &'a mut dyn ResultSink,
     flights: Vec<Flight>,
-    exhausted: bool,
 }
 
 /// Answers windows that nobody wants any more at once. The worker may be in the midst of one and hear of it later: it
@@ -94,14 +93,9 @@ impl Work<'_> {
         sweep(&mut self.flights, self.sink, slot);
     }
 
+    /// Asks the source, which may have one again after it had none: a live window enters while others are decoded.
     fn take_one(&mut self) -> bool {
-        let window = if self.exhausted {
-            None
-        } else {
-            self.source.next()
-        };
-        self.exhausted = window.is_none();
-        let taken = window.map(|window| Flight {
+        let taken = self.source.next().map(|window| Flight {
             window,
             sent: None,
             began: Instant::now(),
@@ -109,8 +103,9 @@ impl Work<'_> {
             crashes: 0,
             kills: 0,
         });
+        let some = taken.is_some();
         self.flights.extend(taken);
-        !self.exhausted
+        some
     }
 
     /// The first window that no worker has.
@@ -118,7 +113,12 @@ impl Work<'_> {
         self.flights.iter().position(|f| f.sent.is_none())
     }
 
+    /// Answers all that is left. Where memory is short it has no answer: whoever runs the lane makes room and does it
+    /// again.
     fn fail_all(&mut self, error: &EngineError) {
+        if let EngineError::OutOfMemory { .. } = error {
+            return self.flights.clear();
+        }
         for flight in self.flights.drain(..).filter(|f| !f.answered) {
             self.sink.push(flight.window.id, Err(error.clone()));
         }
@@ -435,7 +435,6 @@ impl SpeechToText for IsolatedLane {
             source,
             sink,
             flights: Vec::new(),
-            exhausted: false,
         };
         let mut idle_deaths = 0;
         while work.waiting().is_some() || work.take_one() {
@@ -466,9 +465,7 @@ impl SpeechToText for IsolatedLane {
                         self.starve(&death)?;
                         self.blame(&mut work, &death);
                     } else if let Err(error) = self.idle_death(&death, &mut idle_deaths) {
-                        if !matches!(error, EngineError::OutOfMemory { .. }) {
-                            work.fail_all(&error);
-                        }
+                        work.fail_all(&error);
                         return Err(error);
                     }
                 }

@@ -2,7 +2,8 @@
 //! Speech models in a process of their own, `scribe-worker`, which may die at any moment: it is started again, the
 //! windows in work are done once more, and whoever asked sees nothing but a delay.
 //!
-//! One worker holds the weights of one model; each lane is a thread in it with a socket and a slot of shared memory.
+//! One worker holds the weights of one model, of either engine; each lane is a thread in it with a socket and a slot of
+//! shared memory that has room for all windows which the engine decodes side by side.
 //!
 //! - `host`: keeps a worker running; decides when to try again and when to give up.
 //! - `lane`: our half of a lane; `serve`: the worker's half, and its main loop.
@@ -20,11 +21,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::onnx::Runtime;
+use super::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
 use super::whisper;
 use super::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
-use super::{EngineError, ProcessStats, SpeechModel, SpeechModelInfo, SpeechToText, exit};
+use super::{
+    EngineError, Footprint, ProcessStats, SpeechModel, SpeechModelInfo, SpeechToText, exit,
+};
 use host::Host;
 use lane::IsolatedLane;
+use protocol::Loaded;
 
 pub(crate) use child::PROGRAM;
 pub(super) use child::end_all;
@@ -32,6 +38,11 @@ pub use child::{find, workers};
 
 /// Whether speech models run in a process of their own where no property says so: `auto`, `in-process` or `process`.
 const VARIABLE: &str = "SCRIBE_ISOLATION";
+
+/// What a worker takes before its model does: program, libraries, the runtime of an engine.
+const PROCESS_BYTES: u64 = 16 << 20;
+/// What a lane takes in it and in us beside its engine and its slot: two packets, a stack.
+const LANE_BYTES: u64 = 1 << 20;
 
 /// Where a model runs, seen from the process that asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +85,8 @@ impl Isolation {
 pub enum EngineSpec {
     /// A ggml file on whisper.cpp.
     WhisperCpp(WhisperCppSpec),
+    /// Two graphs on ONNX Runtime.
+    OnnxWhisper(OnnxWhisperSpec),
 }
 
 impl EngineSpec {
@@ -81,24 +94,44 @@ impl EngineSpec {
     pub fn load(&self) -> Result<Arc<dyn SpeechModel>, EngineError> {
         match self {
             Self::WhisperCpp(spec) => Ok(Arc::new(WhisperCppModel::load(spec)?)),
+            Self::OnnxWhisper(spec) => Ok(Arc::new(OnnxWhisperModel::load(spec)?)),
         }
     }
 
-    fn path(&self) -> &Path {
+    /// What a worker takes with it, where the model takes `model` in our own process. Reads the file's header at most.
+    pub fn footprint(&self, model: Footprint) -> Result<Footprint, EngineError> {
+        let areas = match self {
+            Self::WhisperCpp(_) => 1,
+            Self::OnnxWhisper(spec) => spec.max_batch()?,
+        };
+        let lane = slot::size(areas) as u64 + LANE_BYTES;
+        Ok(Footprint {
+            weights_bytes: model.weights_bytes + PROCESS_BYTES,
+            lane_bytes: model.lane_bytes + lane,
+            ..model
+        })
+    }
+
+    /// The model's files: one that was replaced is another model.
+    fn files(&self) -> Vec<&Path> {
         match self {
-            Self::WhisperCpp(spec) => &spec.path,
+            Self::WhisperCpp(spec) => vec![&spec.path],
+            Self::OnnxWhisper(spec) => vec![&spec.encoder, &spec.decoder],
         }
     }
 
     fn name(&self) -> &str {
         match self {
             Self::WhisperCpp(spec) => &spec.name,
+            Self::OnnxWhisper(spec) => &spec.name,
         }
     }
 
-    fn knows_language(&self, info: &SpeechModelInfo, code: &str) -> bool {
+    /// What a worker must know of ONNX Runtime to load it.
+    fn runtime(&self) -> Option<Runtime> {
         match self {
-            Self::WhisperCpp(_) => whisper::knows_language(info.multilingual, code),
+            Self::WhisperCpp(_) => None,
+            Self::OnnxWhisper(_) => Some(Runtime::own()),
         }
     }
 
@@ -106,6 +139,7 @@ impl EngineSpec {
     fn expected_window(&self) -> Duration {
         match self {
             Self::WhisperCpp(spec) => spec.expected_window(),
+            Self::OnnxWhisper(spec) => spec.expected_window(),
         }
     }
 }
@@ -170,7 +204,7 @@ pub fn set_options(options: IsolatedOptions) {
 /// A model that is loaded in a worker. Dropped with its last lane, it ends the worker.
 pub struct IsolatedModel {
     host: Arc<Host>,
-    info: SpeechModelInfo,
+    loaded: Loaded,
 }
 
 impl IsolatedModel {
@@ -186,23 +220,25 @@ impl IsolatedModel {
     /// The same with limits of one's own.
     pub fn load_with(spec: EngineSpec, options: IsolatedOptions) -> Result<Self, EngineError> {
         let _outside = exit::outside();
-        let (host, info) = Host::start(spec, options)?;
-        Ok(Self { host, info })
+        let (host, loaded) = Host::start(spec, options)?;
+        Ok(Self { host, loaded })
     }
 }
 
 impl SpeechModel for IsolatedModel {
     fn info(&self) -> &SpeechModelInfo {
-        &self.info
+        &self.loaded.info
     }
 
     fn knows_language(&self, code: &str) -> bool {
-        self.host.spec().knows_language(&self.info, code)
+        let number = whisper::language_id(code).and_then(|n| usize::try_from(n).ok());
+        let code = number.map(whisper::language_code);
+        code.is_some_and(|code| self.loaded.languages.iter().any(|known| known == code))
     }
 
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError> {
         let _outside = exit::outside();
-        let lane = IsolatedLane::open(Arc::clone(&self.host), self.info.max_batch)?;
+        let lane = IsolatedLane::open(Arc::clone(&self.host), self.loaded.info.max_batch)?;
         Ok(Box::new(lane))
     }
 

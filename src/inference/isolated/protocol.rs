@@ -14,13 +14,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::EngineSpec;
+use crate::inference::onnx::Runtime;
+use crate::inference::onnx::whisper::OnnxWhisperSpec;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::whisper_cpp::logging::Level;
 use crate::inference::{BatchParams, Decoded, EngineError, Language, SpeechModelInfo, Token};
 use crate::transcript::Task;
 
 /// Goes up with every change of a message.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Largest packet in bytes. The longest answer whisper.cpp can give takes a tenth of it.
 pub const MAX_MESSAGE: usize = 64 << 10;
 /// Bytes of a header.
@@ -75,6 +77,15 @@ pub struct Job {
     pub vocabulary: Vec<String>,
 }
 
+/// A model that a worker has loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What it can do.
+    pub info: SpeechModelInfo,
+    /// Codes of the languages that it knows.
+    pub languages: Vec<String>,
+}
+
 /// All that is said. On the control socket: `Hello`, `Load`, `Loaded`, then `OpenLane` with two descriptors (a lane's
 /// socket and its slot) for each lane, and `Log` at any time. On a lane's socket: `LaneReady`, then for each run
 /// `Run`, any number of `Next`, each answered by `Window` or `NoMore`, and of `Answer`, and `Done`.
@@ -86,9 +97,14 @@ pub enum Message {
         build: String,
     },
     /// Plugin: the model to load.
-    Load(EngineSpec),
+    Load {
+        /// Engine and files.
+        spec: EngineSpec,
+        /// By what, for an engine that wants ONNX Runtime.
+        runtime: Option<Runtime>,
+    },
     /// Worker: the outcome of `Load`.
-    Loaded(Result<SpeechModelInfo, EngineError>),
+    Loaded(Result<Loaded, EngineError>),
     /// Worker: a line of an engine's log.
     Log {
         /// How bad it is.
@@ -126,7 +142,7 @@ impl Message {
     fn kind(&self) -> u16 {
         match self {
             Self::Hello { .. } => 1,
-            Self::Load(_) => 2,
+            Self::Load { .. } => 2,
             Self::Loaded(_) => 3,
             Self::Log { .. } => 4,
             Self::OpenLane { .. } => 5,
@@ -148,7 +164,10 @@ impl Message {
         out.extend_from_slice(&[0; 4]);
         match self {
             Self::Hello { build } => build.put(&mut out),
-            Self::Load(spec) => spec.put(&mut out),
+            Self::Load { spec, runtime } => {
+                spec.put(&mut out);
+                runtime.put(&mut out);
+            }
             Self::Loaded(outcome) => outcome.put(&mut out),
             Self::Log { level, line } => {
                 level.put(&mut out);
@@ -190,7 +209,10 @@ impl Message {
             1 => Self::Hello {
                 build: Wire::get(&mut r)?,
             },
-            2 => Self::Load(Wire::get(&mut r)?),
+            2 => Self::Load {
+                spec: Wire::get(&mut r)?,
+                runtime: Wire::get(&mut r)?,
+            },
             3 => Self::Loaded(Wire::get(&mut r)?),
             4 => Self::Log {
                 level: Wire::get(&mut r)?,
@@ -476,17 +498,43 @@ impl Wire for EngineSpec {
     const LEAST: usize = 4;
 
     fn put(&self, out: &mut Vec<u8>) {
-        // Each engine by its name, so that another build says which one it has not.
-        let Self::WhisperCpp(spec) = self;
-        put_text(WHISPER_CPP, out);
-        let WhisperCppSpec {
+        match self {
+            Self::WhisperCpp(spec) => {
+                put_text(WHISPER_CPP, out);
+                spec.put(out);
+            }
+            Self::OnnxWhisper(spec) => {
+                put_text(ONNX_WHISPER, out);
+                spec.put(out);
+            }
+        }
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
+        match String::get(r)?.as_str() {
+            WHISPER_CPP => Wire::get(r).map(Self::WhisperCpp),
+            ONNX_WHISPER => Wire::get(r).map(Self::OnnxWhisper),
+            _ => Err(ProtocolError::Value("an engine")),
+        }
+    }
+}
+
+/// Each engine by its name.
+const WHISPER_CPP: &str = "whisper.cpp";
+const ONNX_WHISPER: &str = "whisper on ONNX Runtime";
+
+impl Wire for WhisperCppSpec {
+    const LEAST: usize = 18;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
             path,
             name,
             cuda_device,
             threads,
             word_times,
             word_time_offset,
-        } = spec;
+        } = self;
         path.put(out);
         name.put(out);
         cuda_device.put(out);
@@ -496,21 +544,79 @@ impl Wire for EngineSpec {
     }
 
     fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
-        if String::get(r)? != WHISPER_CPP {
-            return Err(ProtocolError::Value("an engine"));
-        }
-        Ok(Self::WhisperCpp(WhisperCppSpec {
+        Ok(Self {
             path: Wire::get(r)?,
             name: Wire::get(r)?,
             cuda_device: Wire::get(r)?,
             threads: Wire::get(r)?,
             word_times: Wire::get(r)?,
             word_time_offset: Wire::get(r)?,
-        }))
+        })
     }
 }
 
-const WHISPER_CPP: &str = "whisper.cpp";
+impl Wire for OnnxWhisperSpec {
+    const LEAST: usize = 16;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            encoder,
+            decoder,
+            name,
+            word_time_offset,
+        } = self;
+        encoder.put(out);
+        decoder.put(out);
+        name.put(out);
+        word_time_offset.put(out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
+        Ok(Self {
+            encoder: Wire::get(r)?,
+            decoder: Wire::get(r)?,
+            name: Wire::get(r)?,
+            word_time_offset: Wire::get(r)?,
+        })
+    }
+}
+
+impl Wire for Runtime {
+    const LEAST: usize = 12;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            libraries,
+            arena_cap,
+        } = self;
+        libraries.put(out);
+        arena_cap.put(out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
+        Ok(Self {
+            libraries: Wire::get(r)?,
+            arena_cap: Wire::get(r)?,
+        })
+    }
+}
+
+impl Wire for Loaded {
+    const LEAST: usize = SpeechModelInfo::LEAST + 4;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self { info, languages } = self;
+        info.put(out);
+        languages.put(out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
+        Ok(Self {
+            info: Wire::get(r)?,
+            languages: Wire::get(r)?,
+        })
+    }
+}
 
 impl Wire for SpeechModelInfo {
     const LEAST: usize = 29;
@@ -571,17 +677,19 @@ impl Wire for Level {
 }
 
 impl Wire for BatchParams {
-    const LEAST: usize = 14;
+    const LEAST: usize = 15;
 
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
             beam,
+            sure,
             temperature,
             best_of,
             timestamps,
             word_times,
         } = self;
         beam.put(out);
+        sure.put(out);
         temperature.put(out);
         best_of.put(out);
         timestamps.put(out);
@@ -591,6 +699,7 @@ impl Wire for BatchParams {
     fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
         Ok(Self {
             beam: Wire::get(r)?,
+            sure: Wire::get(r)?,
             temperature: Wire::get(r)?,
             best_of: Wire::get(r)?,
             timestamps: Wire::get(r)?,

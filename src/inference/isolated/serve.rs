@@ -16,13 +16,14 @@ use std::sync::{Arc, OnceLock};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::EngineSpec;
-use super::protocol::{Job, Message};
+use super::protocol::{Job, Loaded, Message};
 use super::slot::Slot;
 use super::socket::{Broken, Packet, Socket};
+use crate::inference::onnx::Runtime;
 use crate::inference::whisper_cpp::logging;
 use crate::inference::{
     BatchParams, CancelToken, Decoded, EngineError, ResultSink, SpeechModel, SpeechToText, Window,
-    WindowId, WindowSource,
+    WindowId, WindowSource, pages, whisper,
 };
 
 /// whisper.cpp's tokeniser recurses over the prompt.
@@ -92,12 +93,19 @@ fn try_serve(parent: i32, load: &Load) -> Result<Never, Refusal> {
             build: env!("CARGO_PKG_VERSION").into(),
         },
     );
-    let spec = match next(control, &mut packet)? {
-        (Message::Load(spec), _) => spec,
+    let (spec, runtime) = match next(control, &mut packet)? {
+        (Message::Load { spec, runtime }, _) => (spec, runtime),
         _ => return Err(unasked()),
     };
-    let loaded = load(&spec);
-    let outcome = loaded.as_ref().map(|model| model.info().clone());
+    let ready = runtime.map_or(Ok(()), Runtime::adopt);
+    let loaded = ready.and_then(|()| load(&spec));
+    let outcome = loaded.as_ref().map(|model| Loaded {
+        info: model.info().clone(),
+        languages: whisper::languages()
+            .filter(|code| model.knows_language(code))
+            .map(str::to_owned)
+            .collect(),
+    });
     send(control, &Message::Loaded(outcome.map_err(Clone::clone)));
     let model = match loaded {
         Ok(model) => model,
@@ -114,7 +122,10 @@ fn try_serve(parent: i32, load: &Load) -> Result<Never, Refusal> {
         let slot =
             Slot::open(memory, areas as usize).map_err(|e| Refusal::Plugin(e.to_string()))?;
         let model = Arc::clone(&model);
-        let lane = move || Lane::new(Socket::of_worker(socket), slot).serve(&*model);
+        let lane = move || {
+            Lane::new(Socket::of_worker(socket), slot).serve(&*model);
+            pages::give_back();
+        };
         std::thread::Builder::new()
             .name("lane".into())
             .stack_size(LANE_STACK_BYTES)
@@ -252,11 +263,12 @@ impl Lane {
                 return;
             };
             let outcome = self.run(&mut *engine, &params);
-            let usable = outcome.is_ok();
-            self.send(&Message::Done(outcome));
-            if !usable {
-                return;
+            if outcome.is_err() {
+                // What it has taken is free before the plugin asks for another.
+                drop(engine);
+                return self.send(&Message::Done(outcome));
             }
+            self.send(&Message::Done(outcome));
         }
     }
 

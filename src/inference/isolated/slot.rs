@@ -36,7 +36,8 @@ pub(super) struct Slot {
     areas: usize,
 }
 
-fn size(areas: usize) -> usize {
+/// Bytes of a slot with so many areas.
+pub(super) fn size(areas: usize) -> usize {
     HEAD + areas * AREA_SAMPLES * size_of::<f32>()
 }
 

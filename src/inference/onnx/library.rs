@@ -20,6 +20,10 @@ const OLDEST: &str = "1.24";
 static ENVIRONMENT: OnceCell<ort::environment::Environment> = OnceCell::new();
 /// Where the plugin's file lies; set once when GStreamer registers it.
 static PLUGIN_FOLDER: OnceCell<PathBuf> = OnceCell::new();
+/// Libraries that the process which started this one has told: no others are looked for.
+static TOLD: OnceCell<Vec<PathBuf>> = OnceCell::new();
+/// The library that the environment is of.
+static FOUND: OnceCell<PathBuf> = OnceCell::new();
 /// A library named by a property, asked for before the environment exists.
 static ASKED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
@@ -39,6 +43,32 @@ pub fn set_library(path: &Path) {
     *ASKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
 }
 
+/// What a process that is to use the same library must try: the one in use, or those that would be tried now.
+pub(super) fn choices() -> Vec<PathBuf> {
+    match FOUND.get() {
+        Some(found) => vec![found.clone()],
+        None => candidates().into_iter().map(whole).collect(),
+    }
+}
+
+/// Tries these and no others, as [`choices`] of another process says. Heeded before the first use in the process.
+pub(super) fn set_choices(libraries: Vec<PathBuf>) {
+    let _ = TOLD.set(libraries);
+}
+
+/// The path from the root, whatever folder is the current one later; a bare name stays.
+fn whole(library: PathBuf) -> PathBuf {
+    match std::path::absolute(&library) {
+        Ok(whole) if !is_bare(&library) => whole,
+        _ => library,
+    }
+}
+
+/// A bare name is for the loader to find.
+fn is_bare(library: &Path) -> bool {
+    library.components().count() == 1
+}
+
 /// The environment with its arena, made at the first call. A failure is forgotten, so that a later call, with the
 /// library in place, succeeds.
 pub fn environment() -> Result<&'static ort::environment::Environment, EngineError> {
@@ -50,9 +80,8 @@ pub fn environment() -> Result<&'static ort::environment::Environment, EngineErr
 fn create() -> Result<ort::environment::Environment, EngineError> {
     let mut tried = Vec::new();
     for candidate in candidates() {
-        // A bare name is for the loader; any other path must be a file, or ort looks elsewhere itself.
-        let bare = candidate.components().count() == 1;
-        if !bare && !candidate.is_file() {
+        // Any other path must be a file, or ort looks elsewhere itself.
+        if !is_bare(&candidate) && !candidate.is_file() {
             tried.push(format!("{}: not there", candidate.display()));
             continue;
         }
@@ -74,6 +103,7 @@ fn create() -> Result<ort::environment::Environment, EngineError> {
                         ))
                     })?;
                 environment.set_log_level(ort::logging::LogLevel::Fatal);
+                let _ = FOUND.set(whole(candidate));
                 return Ok(environment);
             }
             Err(e) => tried.push(format!("{}: {e}", candidate.display())),
@@ -91,6 +121,9 @@ fn missing(tried: &[String]) -> String {
 }
 
 fn candidates() -> Vec<PathBuf> {
+    if let Some(told) = TOLD.get() {
+        return told.clone();
+    }
     let mut out = Vec::new();
     let asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner).clone();
     out.extend(asked);

@@ -10,4 +10,32 @@ pub mod segmentation;
 pub mod vad;
 pub mod whisper;
 
+use std::path::PathBuf;
+
+use super::EngineError;
 pub use protobuf::{FloatConstant, float_constants};
+
+/// By what a process runs models on ONNX Runtime. A worker is told that of its parent, so that both do the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Libraries to try, the first that will do is taken.
+    pub libraries: Vec<PathBuf>,
+    /// Most bytes of its arena.
+    pub arena_cap: u64,
+}
+
+impl Runtime {
+    /// That of this process.
+    pub fn own() -> Self {
+        Self {
+            libraries: library::choices(),
+            arena_cap: arena::arena_cap(),
+        }
+    }
+
+    /// Makes it that of this process, which has run no model yet.
+    pub fn adopt(self) -> Result<(), EngineError> {
+        library::set_choices(self.libraries);
+        arena::set_arena_cap(self.arena_cap)
+    }
+}

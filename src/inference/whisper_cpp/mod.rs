@@ -33,9 +33,6 @@ use footprint::Memory;
 /// written without a lock, and nothing is lost by it.
 static NATIVE_INIT: Mutex<()> = Mutex::new(());
 
-/// A third of what a thread of a machine of 2020 does with f16 weights.
-const SLOW_OPERATIONS_PER_SECOND: f64 = 10e9;
-
 fn native_init() -> std::sync::MutexGuard<'static, ()> {
     NATIVE_INIT.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -113,12 +110,11 @@ impl WhisperCppSpec {
             .and_then(|mut file| file.read_exact(&mut head).ok())
             .and_then(|()| header::peek(&head).ok());
         read.map_or(Duration::ZERO, |header| {
-            let positions = f64::from(header.n_audio_ctx);
-            let width = f64::from(header.n_audio_state);
-            // Matrices of twelve times width by width, and each position looks at all others, twice.
-            let layer = 12.0 * width * width * positions + 2.0 * positions * positions * width;
-            let operations = 2.0 * layer * f64::from(header.n_audio_layer);
-            Duration::from_secs_f64(operations / SLOW_OPERATIONS_PER_SECOND)
+            whisper::expected_window(
+                header.n_audio_ctx as usize,
+                header.n_audio_state as usize,
+                header.n_audio_layer as usize,
+            )
         })
     }
 }

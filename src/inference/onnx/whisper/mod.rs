@@ -22,6 +22,7 @@ mod vocabulary;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use ort::session::Session;
 
@@ -85,6 +86,18 @@ impl OnnxWhisperSpec {
         decoder_bytes: u64,
     ) -> Result<Footprint, EngineError> {
         Ok(self.header()?.footprint(encoder_bytes, decoder_bytes))
+    }
+
+    /// Windows that a lane decodes side by side, from the same property.
+    pub(in crate::inference) fn max_batch(&self) -> Result<usize, EngineError> {
+        Ok(self.header()?.rows())
+    }
+
+    /// What a thread of a slow machine takes to encode a window; nothing where the file cannot be read.
+    pub(in crate::inference) fn expected_window(&self) -> Duration {
+        self.header().map_or(Duration::ZERO, |header| {
+            whisper::expected_window(header::POSITIONS, header.width, header.encoder_layers)
+        })
     }
 
     fn header(&self) -> Result<Header, EngineError> {
