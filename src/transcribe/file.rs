@@ -667,7 +667,12 @@ impl Session {
         let ladder = Ladder::new(beam, &self.params.temperatures);
         if automatic && beam <= 1 {
             params.beam = guards::BEAMS;
-            params.sure = Some(std::env::var("X_SURE").ok().and_then(|v| v.parse().ok()).unwrap_or(SURE_LOGPROB));
+            params.sure = Some(
+                std::env::var("X_SURE")
+                    .ok()
+                    .and_then(|v| v.parse().ok())
+                    .unwrap_or(SURE_LOGPROB),
+            );
         }
         let mut part = Part {
             plan,

@@ -227,9 +227,7 @@ pub(super) const BEAMS: u32 = 5;
 impl Ladder {
     /// After a first pass with `beam`: beams if it was greedy, then the temperatures in turn.
     pub fn new(beam: u32, temperatures: &[f32]) -> Self {
-        let beams = (beam <= 1 && !temperatures.is_empty()).then_some(Pass::Beam {
-            beam: BEAMS,
-        });
+        let beams = (beam <= 1 && !temperatures.is_empty()).then_some(Pass::Beam { beam: BEAMS });
         let mut passes: Vec<Pass> = beams
             .into_iter()
             .chain(temperatures.iter().copied().map(Pass::Temperature))
