@@ -172,9 +172,6 @@ fn onnx_spec(
             found.id
         )))
     };
-    if cuda_device.is_some() {
-        return only("speech models on the processor alone, not on cuda");
-    }
     if isolation.is_process(false)? {
         return only("no process of its own (isolation=process)");
     }
@@ -185,6 +182,7 @@ fn onnx_spec(
         encoder,
         decoder,
         name: found.id.clone(),
+        cuda_device,
         word_time_offset: word_time_offset(found),
     };
     Ok(WhisperSpec::Onnx(spec, [encoder_stamp, decoder_stamp]))
