@@ -332,7 +332,6 @@ fn far_from_exact(kind: &str) -> (Vec<(String, f32)>, [u64; 2]) {
         percent(&encoder, &exact_encoder),
         percent(&decoder, &exact_decoder),
     ];
-    println!("{kind}: {all:?}, {sizes:?} %");
     (all, sizes)
 }
 

@@ -76,7 +76,7 @@ impl Graph {
     }
 
     /// The same for floats of 16 bits.
-    pub fn from_halves(&mut self, value: &str) -> Value {
+    pub fn inward_halves(&mut self, value: &str) -> Value {
         match self.half {
             true => value.to_owned(),
             false => self.cast(value, Element::F32),

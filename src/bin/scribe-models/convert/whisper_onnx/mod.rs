@@ -414,7 +414,7 @@ impl Model<'_> {
         let halves = halves::bytes_of(&table.values);
         let rows = g.constant("tokens.f16", &table.shape, Element::F16, &halves);
         let rows = g.op("Gather", &[&rows, "tokens"]);
-        let rows = g.from_halves(&rows);
+        let rows = g.inward_halves(&rows);
         let shape = [self.shape.text_context, self.width];
         let name = "decoder/position_encodings/encodings";
         let positions = self.parameters.array(name, &shape)?.values;
