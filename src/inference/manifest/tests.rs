@@ -457,7 +457,7 @@ fn a_source_must_have_as_many_files_as_its_model() {
         ("{ pypi = \"p\", path = \"x\" }", 2, "x is one file"),
         ("{ url = \"https://x/y\" }", 2, "y is one file"),
         (
-            "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"f16\" }",
+            "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"q8_0\" }",
             2,
             "known make",
         ),
