@@ -17,7 +17,7 @@ endif
 
 # Handed to the scripts by the environment, where no blank and no quote in a name does harm.
 PREFIX ?= /usr/local
-export PREFIX DESTDIR PURGE FILE CUDA
+export PREFIX DESTDIR PURGE FILE CUDA GPU
 
 .PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-voices bench-enrol soak accident fuzz inspect run dist install \
 	uninstall clean
@@ -34,7 +34,7 @@ setup: ## install what building and running need (Debian 12, Ubuntu 24.04)
 setup-test: ## install what the tests need on top
 	@scripts/setup.sh --test
 
-build: setup ## plugin and programs for this machine, in target/release; CUDA=1 for NVIDIA cards too
+build: setup ## plugin and programs for this machine, in target/release; GPU=cuda gets an ONNX Runtime for NVIDIA cards, CUDA=1 builds whisper.cpp for them
 	@scripts/build.sh
 
 models: build ## the default models and ONNX Runtime
@@ -51,7 +51,7 @@ lint: check
 test: setup-test ## set-up, check, models, and all tests: what CI runs
 	@scripts/check.sh
 	@scripts/build.sh
-	@scripts/models.sh whisper-tiny.en-onnx-f32 silero-vad-6.2-sequence
+	@scripts/models.sh whisper-tiny.en-onnx-f32 whisper-tiny.en-onnx-f16 silero-vad-6.2-sequence
 	@scripts/test.sh
 
 bench: setup-test models ## figures for docs/benchmarks.md

@@ -9,6 +9,7 @@
 //! card speed MODEL SOUND TEXT [device=cuda:0] [lanes=1] [beam=1]   times real time; the text goes to TEXT
 //! card streams MODEL SOUND [streams=8] [limit=4G] [isolation=auto] [kills=0] [device=cuda:0] [lanes=8] [fallback=none]
 //! card together PROCESSES and what streams takes    so many of them at once, under one limit
+//! card onnx ENCODER SOUND TEXT [device=cuda:0] [windows=32]   ONNX Runtime: text, speed by batch, memory; no --features cuda
 //! card compare TEXT TEXT                 how many words differ
 //! ```
 //!
@@ -22,6 +23,8 @@
 
 #[path = "card/measure.rs"]
 mod measure;
+#[path = "card/onnx.rs"]
+mod onnx;
 #[path = "card/speed.rs"]
 mod speed;
 #[path = "card/streams.rs"]
@@ -73,14 +76,16 @@ impl Asked {
     }
 }
 
+/// Whether whisper.cpp can use cards here.
+fn built_with_cuda() -> Outcome<()> {
+    if cfg!(feature = "cuda") {
+        return Ok(());
+    }
+    Err("this build has no CUDA: build with --features cuda,test-support".into())
+}
+
 /// The card, or why there is none.
 fn card() -> Outcome<Cuda> {
-    if !cfg!(feature = "cuda") {
-        return Err(
-            "a card is needed, and this build has no CUDA: build with --features cuda,test-support"
-                .into(),
-        );
-    }
     Ok(Cuda::new(0).map_err(|why| format!("a card is needed: {why}"))?)
 }
 
@@ -151,8 +156,12 @@ fn differences(a: &str, b: &str) -> (usize, usize) {
 fn run(asked: &Asked) -> Outcome<()> {
     match asked.word(0)? {
         "made" => make(asked.word(1)?, asked.word(2)?),
-        "measure" => measure::run(&card()?, asked),
+        "measure" => {
+            built_with_cuda()?;
+            measure::run(&card()?, asked)
+        }
         "speed" => speed::run(asked),
+        "onnx" => onnx::run(asked),
         "streams" => streams::run(asked),
         "together" => streams::together(asked),
         "compare" => {

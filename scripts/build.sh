@@ -6,6 +6,8 @@
 #   scripts/build.sh            for this machine's CPU, in target/release
 #   scripts/build.sh --dist     for any x86-64 with AVX2, in target-dist/dist
 #   CUDA=1 scripts/build.sh     whisper.cpp on NVIDIA cards too; needs the CUDA toolkit
+#   GPU=cuda scripts/build.sh   and an ONNX Runtime that can use NVIDIA cards, with CUDA's libraries, from PyPI; needs
+#                               neither toolkit nor compiler, and at run time NVIDIA's driver
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -18,6 +20,10 @@ case ${1:-} in
     '') profile=release target=target ;;
     --dist) profile=dist target="target-dist" ;;
     *) die "unknown argument '$1'" "scripts/build.sh [--dist]" ;;
+esac
+case ${GPU:-} in
+    '' | cuda) ;;
+    *) die "GPU=$GPU is not known" "GPU=cuda, or leave it out" ;;
 esac
 features=cli
 if [ "${CUDA:-0}" = 1 ]; then
@@ -42,3 +48,11 @@ for built in libgstscribe.so scribe-worker; do
     [ -f "$target/$profile/$built" ] ||
         die "the build made no $target/$profile/$built" "see [lib] and [[bin]] in Cargo.toml: names gstscribe and scribe-worker, crate-type cdylib"
 done
+
+if [ "${GPU:-}" = cuda ]; then
+    # Not below the plugin's folder: GStreamer would try each .so in there as a plugin.
+    say "an ONNX Runtime for NVIDIA cards: 740 MB of downloads, 1 GB in $target/scribe/cuda (once)"
+    "$target/$profile/scribe-models" runtime --provider cuda "$target/scribe/cuda" ||
+        die "the ONNX Runtime for NVIDIA cards could not be put into $target/scribe/cuda" \
+            "a network that reaches PyPI, or the wheels in a folder: SCRIBE_MODELS_FROM=FOLDER make build GPU=cuda"
+fi

@@ -37,20 +37,27 @@ put() { # MODE FROM TO LIST
 
 put 755 "$BUILD/libgstscribe.so" "$plugin_dir/libgstscribe.so" files
 
-runtime=
-for library in "$BUILD"/scribe/libonnxruntime*.so.*; do
-    # The link of the soname is made anew below.
-    if [ -f "$library" ] && [ ! -L "$library" ]; then
-        put 755 "$library" "$plugin_dir/scribe/${library##*/}" files
-        runtime=${library##*/}
+# The link of ONNX Runtime's soname is made anew.
+put_libraries() { # FROM TO
+    runtime=
+    for library in "$1"/lib*.so*; do
+        if [ -f "$library" ] && [ ! -L "$library" ]; then
+            put 755 "$library" "$2/${library##*/}" files
+            case $library in
+                */libonnxruntime.so.*) runtime=${library##*/} ;;
+            esac
+        fi
+    done
+    if [ -n "$runtime" ]; then
+        ln -sfn "$runtime" "$DESTDIR$2/libonnxruntime.so.1"
+        echo "$2/libonnxruntime.so.1" >>"$work/files"
     fi
-done
-if [ -n "$runtime" ]; then
-    ln -sfn "$runtime" "$DESTDIR$plugin_dir/scribe/libonnxruntime.so.1"
-    echo "$plugin_dir/scribe/libonnxruntime.so.1" >>"$work/files"
-else
-    say "no ONNX Runtime in $BUILD/scribe: not installed ('make models' puts it there)"
-fi
+}
+
+put_libraries "$BUILD/scribe" "$plugin_dir/scribe"
+[ -n "$runtime" ] || say "no ONNX Runtime in $BUILD/scribe: not installed ('make models' puts it there)"
+# For NVIDIA cards, where 'make build GPU=cuda' has put it there.
+put_libraries "$BUILD/../scribe/cuda" "$cards_dir"
 
 # Beside the plugin, which starts it: nobody else has a use for it.
 put 755 "$BUILD/scribe-worker" "$plugin_dir/scribe/scribe-worker" files

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MPL-2.0
 #
 # Where things go: shared by install.sh and uninstall.sh, so that they cannot disagree. Sourced.
-# (SC2034: they use the variables.) In: PREFIX, FOR_USER (1: this user's folders). Out: plugin_dir, bin_dir, share_dir,
-# data_dir (of manual pages and completions), all without DESTDIR.
+# (SC2034: they use the variables.) In: PREFIX, FOR_USER (1: this user's folders). Out: plugin_dir, cards_dir (an ONNX
+# Runtime for cards), bin_dir, share_dir, data_dir (of manual pages and completions), all without DESTDIR.
 
 if [ "${FOR_USER:-}" = 1 ]; then
     data_home=${XDG_DATA_HOME:-$HOME/.local/share}
@@ -29,3 +29,5 @@ else
     share_dir=$PREFIX/share/scribe
     data_dir=$PREFIX/share
 fi
+# Found from the plugin, and not below its folder: GStreamer would try each .so in there as a plugin.
+cards_dir=$(dirname "$plugin_dir")/scribe/cuda

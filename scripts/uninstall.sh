@@ -35,10 +35,10 @@ fi
 # Folders of ours in which nothing is left, the deepest first. Those of the system stay.
 LC_ALL=C sort -ru "$work/folders" | while IFS= read -r folder; do
     case $folder in
-        "$lists" | "$lists"/* | "$DESTDIR$plugin_dir/scribe") rmdir "$folder" 2>/dev/null || true ;;
+        "$lists" | "$lists"/* | "$DESTDIR$plugin_dir/scribe" | "$DESTDIR$cards_dir") rmdir "$folder" 2>/dev/null || true ;;
     esac
 done
-rmdir "$DESTDIR$plugin_dir/scribe" "$lists/models" "$lists" 2>/dev/null || true
+rmdir "$DESTDIR$plugin_dir/scribe" "$(dirname "$DESTDIR$cards_dir")" "$lists/models" "$lists" 2>/dev/null || true
 if [ -f "$lists/installed-models.txt" ]; then
     say "removed; the models stay in $lists/models (PURGE=1 removes them)"
 else

@@ -120,6 +120,7 @@ where
                 multilingual: false,
                 weight_bytes: 1,
                 max_batch: BATCH,
+                default_beam: 4,
                 word_time_offset: 0,
             };
             Ok(Arc::new(Scripted {
@@ -1113,6 +1114,7 @@ fn a_bad_file_gives_the_error_that_it_gives_in_the_process() {
             encoder: path.clone(),
             decoder: path.clone(),
             name: "bad".into(),
+            cuda_device: None,
             word_time_offset: 0,
         };
         for spec in [
@@ -1887,6 +1889,7 @@ fn messages() -> impl Strategy<Value = Message> {
                 encoder: encoder.into(),
                 decoder: decoder.into(),
                 name,
+                cuda_device: (word_time_offset > 0).then_some(word_time_offset.unsigned_abs()),
                 word_time_offset,
             })
         },
@@ -1905,6 +1908,7 @@ fn messages() -> impl Strategy<Value = Message> {
                 multilingual,
                 weight_bytes,
                 max_batch: max_batch as usize,
+                default_beam: max_batch / 2,
                 word_time_offset,
             }
         },

@@ -818,6 +818,53 @@ fn the_package_s_voice_activity_model_becomes_the_file_that_the_manifest_pins() 
     fetch(&other).failed_with(1, "it has no stft.forward_basis_buffer");
 }
 
+// ---------------------------------------------------------------- ONNX Runtime
+
+#[test]
+fn a_runtime_for_cards_comes_with_the_libraries_that_it_needs_beside_it() {
+    let home = Home::new();
+    let (runtime, provider) = (noise(30_000), noise(50_000));
+    let part = |file: &str, bytes: &[u8]| {
+        format!(
+            "package = \"p\"\npath = \"p/{file}\"\nfile = \"{file}\"\nsize = {}\nsha256 = \"{}\"\n",
+            bytes.len(),
+            sha256(bytes)
+        )
+    };
+    let text = format!(
+        "schema = 1\n[package.p]\nversion = \"7\"\nfile = \"p.whl\"\nsize = 1\nsha256 = \"{}\"\n\
+         [[runtime]]\narch = \"{}\"\nprovider = \"cuda\"\nsoname = \"libthing.so.1\"\n{}[[runtime.libraries]]\n{}",
+        sha256(b""),
+        std::env::consts::ARCH,
+        part("libthing.so.1.2", &runtime),
+        part("libprovider.so", &provider)
+    );
+    home.put("manifest.toml", text.as_bytes());
+    let get = || {
+        let command = &mut home.command(&["runtime", "--provider", "cuda"]);
+        command
+            .env("SCRIBE_OFFLINE", "1")
+            .env("SCRIBE_MODELS_FROM", home.path("from"));
+        Done::of(command.output().unwrap())
+    };
+    home.put("from/libthing.so.1.2", &runtime);
+    let folder = home.path(".local/share/scribe/lib/cuda");
+
+    // Without the one the other is not put there: it would be found, and not work.
+    get().failed_with(1, "libprovider.so 7");
+    assert!(!folder.join("libthing.so.1.2").exists());
+    home.put("from/libprovider.so", &provider);
+    let done = get().ok();
+
+    assert!(done.out.starts_with("onnxruntime 7  "), "{}", done.out);
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    assert_eq!(read("libthing.so.1"), runtime);
+    assert_eq!(read("libprovider.so"), provider);
+    fs::write(folder.join("libprovider.so"), "half").unwrap();
+    get().ok();
+    assert_eq!(read("libprovider.so"), provider);
+}
+
 // ---------------------------------------------------------------- models of two files
 
 impl Home {

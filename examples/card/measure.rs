@@ -14,7 +14,8 @@ use crate::{Asked, Outcome, sound, spec};
 
 const LANES: usize = 4;
 
-fn row(what: &str, reckoned: Option<u64>, measured: u64) {
+/// A line of the table.
+pub fn row(what: &str, reckoned: Option<u64>, measured: u64) {
     let reckoned = reckoned.map_or(String::new(), mib);
     println!("{what:<52} {reckoned:>10} {:>10}", mib(measured));
 }

@@ -54,6 +54,7 @@ pub fn run(asked: &Asked) -> Outcome<()> {
     let samples = sound(asked.word(2)?)?;
     let device = asked.text("device", "cuda:0");
     if device != "cpu" {
+        crate::built_with_cuda()?;
         crate::card()?;
     }
     let lanes = asked.number("lanes", 1)?;

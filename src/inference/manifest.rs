@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 pub use digest::{hex, sha256_file};
 pub use entry::{
-    Companion, Contract, Engine, Entry, GraphType, Package, Runtime, Source, Take, Task, WeightType,
+    Companion, Contract, Engine, Entry, GraphType, Library, Package, Runtime, Source, Take, Task,
+    WeightType,
 };
 pub use error::ModelError;
 pub use places::{Places, set_plugin_file};
@@ -129,9 +130,12 @@ impl Manifest {
         ids
     }
 
-    /// ONNX Runtime's library for a kind of machine, as `std::env::consts::ARCH` names it.
-    pub fn runtime(&self, arch: &str) -> Option<&Runtime> {
-        self.runtimes.iter().find(|runtime| runtime.arch == arch)
+    /// ONNX Runtime's library for a kind of machine, as `std::env::consts::ARCH` names it, and what it can compute on
+    /// besides the processor.
+    pub fn runtime(&self, arch: &str, provider: Option<&str>) -> Option<&Runtime> {
+        self.runtimes
+            .iter()
+            .find(|runtime| runtime.arch == arch && runtime.provider.as_deref() == provider)
     }
 
     /// The model with that id, alias or file name.
@@ -180,13 +184,10 @@ impl Manifest {
             self.default_set = other.default_set;
         }
         self.preferred.extend(other.preferred);
-        let arches: HashSet<String> = other
-            .runtimes
-            .iter()
-            .map(|runtime| runtime.arch.clone())
-            .collect();
+        let kind = |runtime: &Runtime| (runtime.arch.clone(), runtime.provider.clone());
+        let kinds: HashSet<_> = other.runtimes.iter().map(kind).collect();
         self.runtimes
-            .retain(|runtime| !arches.contains(&runtime.arch));
+            .retain(|runtime| !kinds.contains(&kind(runtime)));
         self.runtimes.extend(other.runtimes);
     }
 

@@ -103,6 +103,14 @@ struct Work<K: Kind> {
     moved: Option<Arc<Entry<K>>>,
 }
 
+/// What is reserved for a model that is loaded.
+struct Kept {
+    /// Where it runs.
+    device: Reservation,
+    /// In the processor's memory, where it runs on a card.
+    host: Option<Reservation>,
+}
+
 struct Leases {
     count: usize,
     was_lent: bool,
@@ -159,7 +167,7 @@ pub(super) struct Entry<K: Kind> {
     batcher: Ranked<Option<Batcher>>,
     events: Ranked<Events>,
     counters: Counters,
-    weights: Ranked<Option<Reservation>>,
+    weights: Ranked<Option<Kept>>,
     /// Behind what the thread that loaded the model has allocated.
     lid: OnceCell<pages::Lid>,
 }
@@ -301,7 +309,9 @@ impl<K: Kind> Entry<K> {
     fn settle_room(&self, footprint: Footprint) {
         if let Some(weights) = &*self.weights.lock() {
             // Less never fails.
-            let _ = weights.resize(footprint.weights_bytes + self.context(), Bound::Ceiling);
+            let _ = weights
+                .device
+                .resize(footprint.weights_bytes + self.context(), Bound::Ceiling);
         }
     }
 
@@ -378,7 +388,7 @@ impl<K: Kind> Entry<K> {
             lanes.map(|lane| lane.room.bytes()).sum()
         };
         if count == 0 {
-            let weights = self.weights.lock().as_ref().map_or(0, Reservation::bytes);
+            let weights = self.weights.lock().as_ref().map_or(0, |w| w.device.bytes());
             let first = work.first_room.as_ref().map_or(0, Reservation::bytes);
             let bytes = weights + first + rooms(&mut work.lanes.values());
             let unused = since.map_or(Duration::ZERO, |s| s.elapsed());
@@ -920,7 +930,7 @@ impl<K: Kind> Entry<K> {
                 .weights
                 .lock()
                 .as_ref()
-                .is_some_and(|weights| weights.resize(load, Bound::Ceiling).is_ok());
+                .is_some_and(|weights| weights.device.resize(load, Bound::Ceiling).is_ok());
             if room {
                 // Where it fails, the next run tries again and says why.
                 let _inside = exit::enter();
@@ -1092,7 +1102,7 @@ impl<K: Kind> Entry<K> {
             let busy = work.lanes.values().filter(|l| l.busy).count();
             (work.queue.len(), work.lanes.len(), busy, rooms + first)
         };
-        let weights = self.weights.lock().as_ref().map_or(0, Reservation::bytes);
+        let weights = self.weights.lock().as_ref().map_or(0, |w| w.device.bytes());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ModelStats {
             kind: K::NAME,
@@ -1137,13 +1147,26 @@ impl<K: Kind> AnyEntry for Entry<K> {
             .weights_bytes
             .saturating_add(footprint.load_extra_bytes)
             .saturating_add(self.context());
-        Ok(vec![self.demand(load), self.demand(footprint.lane_of(1))])
+        let mut demands = vec![self.demand(load), self.demand(footprint.lane_of(1))];
+        let host = K::host_bytes(&self.spec)?;
+        if host > 0 {
+            if let Some(registry) = self.shared.registry.upgrade() {
+                registry.know_device(DeviceId::Cpu)?;
+            }
+            demands.push(Demand {
+                device: DeviceId::Cpu,
+                ..self.demand(host)
+            });
+        }
+        Ok(demands)
     }
 
     fn grant(self: Arc<Self>, room: Vec<Reservation>) {
         let mut room = room.into_iter();
-        *self.weights.lock() = room.next();
+        let device = room.next();
         self.work.lock().first_room = room.next();
+        let host = room.next();
+        *self.weights.lock() = device.map(|device| Kept { device, host });
         *self.life.lock() = Life::Loading;
         let loader = Arc::clone(&self);
         let spawned = thread::Builder::new()
@@ -1226,7 +1249,10 @@ impl<K: Kind> AnyEntry for Entry<K> {
         let alone = work.lanes.is_empty();
         drop(work);
         if let Some(weights) = &*self.weights.lock() {
-            weights.begin_drain();
+            weights.device.begin_drain();
+            if let Some(host) = &weights.host {
+                host.begin_drain();
+            }
         }
         self.more.notify_all();
         for job in waiting {

@@ -11,7 +11,7 @@ use crate::inference::isolated::{EngineSpec, IsolatedModel};
 use crate::inference::onnx::embedding::{FbankModel, FbankSpec, WaveformModel, WaveformSpec};
 use crate::inference::onnx::segmentation::{PyannoteModel, PyannoteSpec};
 use crate::inference::onnx::vad::{SileroModel, SileroSpec};
-use crate::inference::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
+use crate::inference::onnx::whisper::{LANES_ON_A_CARD, OnnxWhisperModel, OnnxWhisperSpec};
 use crate::inference::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
 use crate::inference::{
     BatchParams, CancelToken, Decoded, DeviceId, Embedder, EmbedderModel, EngineError, Footprint,
@@ -46,6 +46,10 @@ pub trait Kind: Sized + Send + Sync + 'static {
     }
     /// What it will take. Reads the file's header at most.
     fn footprint(spec: &Self::Spec) -> Result<Footprint, EngineError>;
+    /// What it takes of the processor's memory beside its footprint, where that is another device's.
+    fn host_bytes(_spec: &Self::Spec) -> Result<u64, EngineError> {
+        Ok(0)
+    }
     /// Loads. Slow: never on a streaming thread.
     fn load(spec: &Self::Spec) -> Result<Arc<Self::Model>, EngineError>;
     /// Makes a lane, warmed: it takes no more memory from then on than its footprint says.
@@ -201,11 +205,8 @@ impl Kind for Whisper {
 
     fn name(spec: &WhisperSpec) -> String {
         match spec {
-            WhisperSpec::WhisperCpp(spec, _) => match spec.cuda_device {
-                Some(n) => format!("{} on cuda:{n}", spec.name),
-                None => spec.name.clone(),
-            },
-            WhisperSpec::Onnx(spec, _) => spec.name.clone(),
+            WhisperSpec::WhisperCpp(spec, _) => named(&spec.name, spec.cuda_device),
+            WhisperSpec::Onnx(spec, _) => named(&spec.name, spec.cuda_device),
             WhisperSpec::Isolated(spec) => Self::name(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => name.clone(),
@@ -222,7 +223,14 @@ impl Kind for Whisper {
                 };
                 Some(WhisperSpec::WhisperCpp(moved, stamp.clone()))
             }
-            WhisperSpec::Onnx(..) => None,
+            WhisperSpec::Onnx(spec, stamps) => {
+                spec.cuda_device?;
+                let spec = OnnxWhisperSpec {
+                    cuda_device: None,
+                    ..spec.clone()
+                };
+                Some(WhisperSpec::Onnx(spec, stamps.clone()))
+            }
             WhisperSpec::Isolated(spec) => Self::on_cpu(spec).map(WhisperSpec::isolated),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::on_cpu(name).map(WhisperSpec::Fake),
@@ -234,7 +242,7 @@ impl Kind for Whisper {
             WhisperSpec::WhisperCpp(spec, _) => {
                 spec.cuda_device.map_or(DeviceId::Cpu, DeviceId::Cuda)
             }
-            WhisperSpec::Onnx(..) => DeviceId::Cpu,
+            WhisperSpec::Onnx(spec, _) => spec.cuda_device.map_or(DeviceId::Cpu, DeviceId::Cuda),
             WhisperSpec::Isolated(spec) => Self::device(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::device(name),
@@ -261,6 +269,17 @@ impl Kind for Whisper {
             }
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => Ok(crate::inference::fake::footprint(name)),
+        }
+    }
+
+    /// Of whisper.cpp's on a card it is little, and not counted.
+    fn host_bytes(spec: &WhisperSpec) -> Result<u64, EngineError> {
+        match spec {
+            WhisperSpec::Onnx(spec, [encoder, decoder]) => {
+                spec.host_bytes(encoder.size, decoder.size)
+            }
+            WhisperSpec::Isolated(spec) => Self::host_bytes(spec),
+            _ => Ok(0),
         }
     }
 
@@ -331,7 +350,11 @@ impl Kind for Whisper {
     }
 
     fn lanes(spec: &WhisperSpec, cores: usize) -> usize {
-        (cores / Self::permits(spec)).max(1)
+        match spec {
+            WhisperSpec::Onnx(spec, _) if spec.cuda_device.is_some() => LANES_ON_A_CARD,
+            WhisperSpec::Isolated(spec) => Self::lanes(spec, cores),
+            _ => (cores / Self::permits(spec)).max(1),
+        }
     }
 
     fn max_batch(model: &dyn SpeechModel) -> usize {
@@ -448,6 +471,14 @@ impl EmbeddingSpec {
             #[cfg(any(test, feature = "test-support"))]
             Self::Fake(_) => crate::inference::fake::VOICE_DIMENSION,
         }
+    }
+}
+
+/// A model's name, with the card that it runs on.
+fn named(name: &str, cuda_device: Option<u32>) -> String {
+    match cuda_device {
+        Some(n) => format!("{name} on cuda:{n}"),
+        None => name.to_owned(),
     }
 }
 

@@ -165,12 +165,6 @@ fn onnx_spec(
     cuda_device: Option<u32>,
     isolation: Isolation,
 ) -> Result<WhisperSpec, EngineError> {
-    if cuda_device.is_some() {
-        return Err(EngineError::Unsupported(format!(
-            "{} runs on ONNX Runtime, which has speech models on the processor alone, not on cuda: leave it out, or \
-             name a ggml file in the property model",
-            found.id
-        )));
     }
     let decoder = OnnxWhisperSpec::decoder_beside(&found.path)?;
     let (encoder, encoder_stamp) = FileStamp::of(&found.path)?;
@@ -179,6 +173,7 @@ fn onnx_spec(
         encoder,
         decoder,
         name: found.id.clone(),
+        cuda_device,
         word_time_offset: word_time_offset(found),
     };
     let isolated = isolation.is_process(cuda_device.is_some())?;

@@ -291,7 +291,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         count("threads", "Threads", "Threads that one window computes with. 1 is fastest for files: the machine's other cores take other windows", 1..=64, d.threads),
         text("fallback", "Fallback", "Models to use when the one asked for cannot be had, separated by commas, the best first: a name or a path, cpu for the same model on the CPU, or both as in base.en@cpu; empty: none", &d.fallback),
         text("memory-limit", "Memory limit", "Memory that scribe may use of each device, of which it fills 80 %: bytes, a size such as 12G, or a part such as 75%; empty: what SCRIBE_MEMORY_LIMIT says, else what others leave. For the whole process: it can be lowered before the first model is loaded", &d.memory_limit),
-        text("device", "Device", "Where the model runs: auto, cpu, or cuda:N in a build with CUDA", &d.device),
+        text("device", "Device", "Where the model runs: auto, cpu, or cuda:N, an NVIDIA card: a ggml model in a build with CUDA, an ONNX model with an ONNX Runtime that can use cards", &d.device),
         glib::ParamSpecEnum::builder_with_default("engine", d.engine).nick("Engine").blurb("What runs the model. With no model named, its default; else the one that the file is for").mutable_ready().build(),
         glib::ParamSpecEnum::builder_with_default("isolation", d.isolation).nick("Isolation").blurb("In which process the model runs. In one of its own a crash of the engine costs the application a moment, not its life").mutable_ready().build(),
         glib::ParamSpecEnum::builder_with_default("mode", d.mode).nick("Mode").blurb("For whom the words are").mutable_ready().build(),

@@ -406,6 +406,7 @@ pub fn onnx_spec(encoder: &Path) -> OnnxWhisperSpec {
         encoder: encoder.to_owned(),
         decoder: OnnxWhisperSpec::decoder_beside(encoder).unwrap(),
         name: "tiny.en".into(),
+        cuda_device: None,
         word_time_offset: 0,
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! whisper.cpp, ONNX Runtime, and what they run on.
 
-use gstscribe::inference::onnx::library;
+use gstscribe::inference::onnx::{cuda, library};
 use gstscribe::inference::whisper_cpp;
 use gstscribe::registry::device::cards;
 use gstscribe::registry::limit::human_bytes;
@@ -18,7 +18,17 @@ pub fn look(report: &mut Report) {
     report.ok("whisper.cpp", whisper_rs::WHISPER_CPP_VERSION);
     vectors(report);
     match library::environment() {
-        Ok(_) => report.ok("ONNX Runtime", runtime()),
+        Ok(_) => {
+            report.ok("ONNX Runtime", runtime());
+            match cuda::look() {
+                Ok(()) => report.ok("ONNX Runtime, CUDA", "its provider loads"),
+                Err(why) => report.note(
+                    "ONNX Runtime, CUDA",
+                    format!("its models run on the processor alone: {why}"),
+                    None,
+                ),
+            }
+        }
         Err(error) => report.missing(
             "ONNX Runtime",
             error.to_string(),
@@ -49,15 +59,11 @@ pub fn look(report: &mut Report) {
 
 /// The library that was loaded, with its version, which is the end of its file's name.
 fn runtime() -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let path = maps
-        .lines()
-        .filter_map(|line| line.find('/').map(|at| &line[at..]))
-        .find(|path| path.contains("libonnxruntime"))
-        .unwrap_or("loaded");
+    let path = library::path().unwrap_or_else(|| "loaded".into());
+    let path = path.display().to_string();
     match path.rsplit_once(".so.") {
         Some((_, version)) => format!("{version} ({path})"),
-        None => path.to_owned(),
+        None => path,
     }
 }
 

@@ -108,8 +108,12 @@ enum Command {
     },
     /// Get ONNX Runtime's shared library out of its package on PyPI
     Runtime {
-        /// Where to put it (by default target/release/scribe of the repository, else scribe/lib of the data folder)
+        /// Where to put it (by default target/release/scribe of the repository, else scribe/lib of the data folder; one for
+        /// cards target/scribe/cuda, else scribe/lib/cuda)
         dir: Option<PathBuf>,
+        /// One that can compute on cards too, with the libraries that it needs (740 MB of downloads, 1 GB on disk)
+        #[arg(long, value_enum)]
+        provider: Option<Provider>,
         #[command(flatten)]
         getting: Getting,
     },
@@ -140,9 +144,27 @@ enum Weights {
     /// Two ONNX graphs, weights of 8 bits
     #[value(name = "onnx-int8")]
     OnnxInt8,
+    /// Two ONNX graphs, floats of 16 bits: for cards
+    #[value(name = "onnx-f16")]
+    OnnxF16,
     /// Two ONNX graphs, floats of 32 bits
     #[value(name = "onnx-f32")]
     OnnxF32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Provider {
+    /// NVIDIA cards
+    Cuda,
+}
+
+impl Provider {
+    /// As in the manifest.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Cuda => "cuda",
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -160,6 +182,7 @@ impl From<Weights> for import::Form {
             Weights::Q8_0 => Self::Ggml(WeightType::Q8_0),
             Weights::Q5_1 => Self::Ggml(WeightType::Q5_1),
             Weights::OnnxInt8 => Self::Onnx(GraphType::Int8),
+            Weights::OnnxF16 => Self::Onnx(GraphType::F16),
             Weights::OnnxF32 => Self::Onnx(GraphType::F32),
         }
     }
@@ -230,9 +253,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             import::import(&catalog, &source, wanted, dir)
         }
         Command::Where { model } => commands::place_of(&catalog, &model),
-        Command::Runtime { dir, getting } => {
-            let settings = Settings::new(runtime::target_dir(&catalog, dir)?, &getting)?;
-            runtime::install(&catalog, &settings)
+        Command::Runtime {
+            dir,
+            provider,
+            getting,
+        } => {
+            let provider = provider.map(Provider::word);
+            let dir = runtime::target_dir(&catalog, dir, provider)?;
+            runtime::install(&catalog, &Settings::new(dir, &getting)?, provider)
         }
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
-//! `scribe-models runtime`: ONNX Runtime's shared library, out of its Python wheel.
+//! `scribe-models runtime`: ONNX Runtime's shared library and what belongs to it, out of Python wheels.
 
 use std::env::consts::ARCH;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use gstscribe::inference::manifest::{Catalog, Runtime};
+use gstscribe::inference::manifest::{Catalog, Library};
 
 use crate::archive;
 use crate::failure::{Failure, Trouble};
@@ -14,47 +14,66 @@ use crate::fetch::{Fetcher, trouble};
 use crate::settings::Settings;
 use crate::store::{self, Expected, Lock};
 
-/// Puts the library into the settings' folder under its full name, with a link of the name that
-/// programs ask for.
-pub fn install(catalog: &Catalog, settings: &Settings) -> Result<(), Failure> {
-    let runtime = catalog.manifest().runtime(ARCH).ok_or_else(|| {
-        Failure::Input(format!("no ONNX Runtime is known for {ARCH}: install one and name its library in SCRIBE_ORT_LIB"))
+/// Puts the library into the settings' folder under its full name, with a link of the name that programs ask for, and
+/// beside it what it opens and is linked with.
+pub fn install(
+    catalog: &Catalog,
+    settings: &Settings,
+    provider: Option<&str>,
+) -> Result<(), Failure> {
+    let runtime = catalog.manifest().runtime(ARCH, provider).ok_or_else(|| {
+        let on = provider.map(|p| format!(" with the provider {p}")).unwrap_or_default();
+        Failure::Input(format!(
+            "no ONNX Runtime{on} is known for {ARCH}: install one and name its library in SCRIBE_ORT_LIB"
+        ))
     })?;
-    let place = settings.dir.join(&runtime.file);
-    let expected = Expected {
-        name: &runtime.file,
-        size_bytes: runtime.size_bytes,
-        sha256: &runtime.sha256,
-    };
-    if !expected.is_at(&place)? {
-        let lock = Lock::wait(&settings.work_dir(), &runtime.file)?;
-        get(settings, runtime, &expected, &place)?;
-        drop(lock);
-        let _ = fs::remove_dir(settings.work_dir());
+    // One for all: archives stay until it goes.
+    let fetcher = Fetcher::new(settings);
+    // The library itself comes last: where it is, the others are.
+    for library in runtime.libraries.iter().chain([&runtime.library]) {
+        let place = settings.dir.join(&library.file);
+        let expected = Expected {
+            name: &library.file,
+            size_bytes: library.size_bytes,
+            sha256: &library.sha256,
+        };
+        if !expected.is_at(&place)? {
+            let lock = Lock::wait(&settings.work_dir(), &library.file)?;
+            get(settings, &fetcher, library, &expected, &place)?;
+            drop(lock);
+        }
     }
-    link(&settings.dir.join(&runtime.soname), &runtime.file)?;
+    drop(fetcher);
+    let _ = fs::remove_dir(settings.work_dir());
+    link(&settings.dir.join(&runtime.soname), &runtime.library.file)?;
     crate::answer(format_args!(
         "onnxruntime {}  {}",
-        runtime.package.version,
-        place.display()
+        runtime.library.package.version,
+        settings.dir.join(&runtime.library.file).display()
     ));
     Ok(())
 }
 
-/// Where the library goes: to the folder named, else beside the repository's plugin, else to the
-/// user's own folder.
-pub fn target_dir(catalog: &Catalog, dir: Option<PathBuf>) -> Result<PathBuf, Failure> {
+/// Where the library goes: to the folder named, else beside the repository's plugin, else to the user's own folder. One with
+/// a provider goes where GStreamer does not look for plugins.
+pub fn target_dir(
+    catalog: &Catalog,
+    dir: Option<PathBuf>,
+    provider: Option<&str>,
+) -> Result<PathBuf, Failure> {
     let places = catalog.places();
     let in_repository = || {
-        places
-            .repository()
-            .map(|repo| repo.join("target/release/scribe"))
+        places.repository().map(|repo| match provider {
+            Some(provider) => repo.join("target/scribe").join(provider),
+            None => repo.join("target/release/scribe"),
+        })
     };
     let of_user = || {
-        places
-            .data_home
-            .as_ref()
-            .map(|home| home.join("scribe/lib"))
+        let home = places.data_home.as_ref()?.join("scribe/lib");
+        Some(match provider {
+            Some(provider) => home.join(provider),
+            None => home,
+        })
     };
     let folder = dir.or_else(in_repository).or_else(of_user);
     folder
@@ -63,20 +82,21 @@ pub fn target_dir(catalog: &Catalog, dir: Option<PathBuf>) -> Result<PathBuf, Fa
 
 fn get(
     settings: &Settings,
-    runtime: &Runtime,
+    fetcher: &Fetcher<'_>,
+    library: &Library,
     expected: &Expected<'_>,
     place: &Path,
 ) -> Result<(), Failure> {
-    let part = settings.work_dir().join(format!("{}.part", runtime.file));
-    let taken = take(settings, runtime, expected, &part);
+    let part = settings.work_dir().join(format!("{}.part", library.file));
+    let taken = take(settings, fetcher, library, expected, &part);
     if taken.is_err() {
         store::remove(&part);
     }
     taken.map_err(|trouble| match trouble {
         Trouble::Local(failure) => failure,
         Trouble::Source(reason) => {
-            let package = &runtime.package;
-            let what = format!("ONNX Runtime {}", package.version);
+            let package = &library.package;
+            let what = format!("{} {}", library.file, package.version);
             Failure::NoSource {
                 what,
                 reasons: vec![format!(
@@ -91,14 +111,15 @@ fn get(
 
 fn take(
     settings: &Settings,
-    runtime: &Runtime,
+    fetcher: &Fetcher<'_>,
+    library: &Library,
     expected: &Expected<'_>,
     part: &Path,
 ) -> Result<(), Trouble> {
     if let Some(file) = settings
         .from
         .as_deref()
-        .map(|from| from.join(&runtime.file))
+        .map(|from| from.join(&library.file))
         .filter(|file| file.is_file())
     {
         match store::copy_checked(&file, part, expected)? {
@@ -106,9 +127,8 @@ fn take(
             Some(difference) => eprintln!("{}: {difference}; left aside", file.display()),
         }
     }
-    let fetcher = Fetcher::new(settings);
-    let wheel = fetcher.archive(&runtime.package)?;
-    archive::extract(&wheel.path, &runtime.member, part).map_err(|err| trouble(err, part))?;
+    let wheel = fetcher.archive(&library.package)?;
+    archive::extract(&wheel.path, &library.member, part).map_err(|err| trouble(err, part))?;
     match expected.difference(part)? {
         None => Ok(()),
         Some(difference) => Err(Trouble::Source(format!(

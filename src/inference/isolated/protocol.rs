@@ -556,18 +556,20 @@ impl Wire for WhisperCppSpec {
 }
 
 impl Wire for OnnxWhisperSpec {
-    const LEAST: usize = 16;
+    const LEAST: usize = 17;
 
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
             encoder,
             decoder,
             name,
+            cuda_device,
             word_time_offset,
         } = self;
         encoder.put(out);
         decoder.put(out);
         name.put(out);
+        cuda_device.put(out);
         word_time_offset.put(out);
     }
 
@@ -576,6 +578,7 @@ impl Wire for OnnxWhisperSpec {
             encoder: Wire::get(r)?,
             decoder: Wire::get(r)?,
             name: Wire::get(r)?,
+            cuda_device: Wire::get(r)?,
             word_time_offset: Wire::get(r)?,
         })
     }

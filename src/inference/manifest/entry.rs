@@ -267,6 +267,8 @@ impl WeightType {
 pub enum GraphType {
     /// Signed bytes, a scale for each output channel.
     Int8,
+    /// 16-bit floats, and so is all that is reckoned with them.
+    F16,
     /// 32-bit floats.
     F32,
 }
@@ -276,6 +278,7 @@ impl GraphType {
     pub fn word(self) -> &'static str {
         match self {
             Self::Int8 => "int8",
+            Self::F16 => "f16",
             Self::F32 => "f32",
         }
     }
@@ -286,14 +289,25 @@ impl GraphType {
 pub struct Runtime {
     /// As in `std::env::consts::ARCH`.
     pub arch: String,
+    /// What else than the processor it can compute on, as in `cuda`.
+    pub provider: Option<String>,
+    /// The library, whose file name has the full version.
+    pub library: Library,
+    /// The name that programs ask for.
+    pub soname: String,
+    /// What it opens and is linked with, beside it.
+    pub libraries: Vec<Library>,
+}
+
+/// A shared library out of a package's archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Library {
     /// The archive that holds it.
     pub package: Package,
     /// Its path in there.
     pub member: String,
-    /// Its file name, with the full version.
+    /// Its file name.
     pub file: String,
-    /// The name that programs ask for.
-    pub soname: String,
     /// Its length.
     pub size_bytes: u64,
     /// Its SHA-256, lower-case hex.

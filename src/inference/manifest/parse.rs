@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::digest::is_sha256;
 use super::{
-    Companion, Contract, Engine, Entry, GraphType, Package, Runtime, Source, Take, Task, WeightType,
+    Companion, Contract, Engine, Entry, GraphType, Library, Package, Runtime, Source, Take, Task,
+    WeightType,
 };
 
 /// The version of the manifest's form that this code reads.
@@ -57,10 +58,23 @@ struct RawPackage {
 #[serde(deny_unknown_fields)]
 struct RawRuntime {
     arch: String,
+    provider: Option<String>,
     package: String,
     path: String,
     file: String,
     soname: String,
+    size: u64,
+    sha256: String,
+    #[serde(default)]
+    libraries: Vec<RawLibrary>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLibrary {
+    package: String,
+    path: String,
+    file: String,
     size: u64,
     sha256: String,
 }
@@ -263,9 +277,10 @@ impl RawSource {
                     _ => WeightType::Q5_1,
                 })
             }
-            (None, Some("ct2-to-onnx"), kind @ (None | Some("int8" | "f32"))) => {
+            (None, Some("ct2-to-onnx"), kind @ (None | Some("int8" | "f16" | "f32"))) => {
                 makes(2)?;
                 Take::Ct2ToOnnx(match kind {
+                    Some("f16") => GraphType::F16,
                     Some("f32") => GraphType::F32,
                     _ => GraphType::Int8,
                 })
@@ -312,17 +327,37 @@ impl RawPackage {
 
 impl RawRuntime {
     fn check(self, packages: &BTreeMap<String, Package>) -> Result<Runtime, String> {
-        check_file(&self.file, self.size, &self.sha256)?;
         check_plain(&self.soname)?;
+        let library = RawLibrary {
+            package: self.package,
+            path: self.path,
+            file: self.file,
+            size: self.size,
+            sha256: self.sha256,
+        };
+        let libraries = self.libraries.into_iter();
+        Ok(Runtime {
+            arch: self.arch,
+            provider: self.provider,
+            library: library.check(packages)?,
+            soname: self.soname,
+            libraries: libraries
+                .map(|l| l.check(packages))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl RawLibrary {
+    fn check(self, packages: &BTreeMap<String, Package>) -> Result<Library, String> {
+        check_file(&self.file, self.size, &self.sha256)?;
         let package = packages
             .get(&self.package)
             .ok_or_else(|| format!("there is no package {}", self.package))?;
-        Ok(Runtime {
-            arch: self.arch,
+        Ok(Library {
             package: package.clone(),
             member: self.path,
             file: self.file,
-            soname: self.soname,
             size_bytes: self.size,
             sha256: self.sha256,
         })

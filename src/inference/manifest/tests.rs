@@ -459,6 +459,8 @@ fn a_source_must_have_as_many_files_as_its_model() {
     let exact = "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"f32\" }";
     assert_eq!(take(made), Take::Ct2ToOnnx(GraphType::Int8));
     assert_eq!(take(exact), Take::Ct2ToOnnx(GraphType::F32));
+    let half = "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"f16\" }";
+    assert_eq!(take(half), Take::Ct2ToOnnx(GraphType::F16));
     assert!(entry("{ pypi = \"p\", path = \"x/{file}\" }", 2).is_ok());
     assert!(entry("{ url = \"https://x/{file}\" }", 2).is_ok());
     for (source, files, words) in [
@@ -481,7 +483,7 @@ fn a_source_must_have_as_many_files_as_its_model() {
         ("{ pypi = \"p\", path = \"x\" }", 2, "x is one file"),
         ("{ url = \"https://x/y\" }", 2, "y is one file"),
         (
-            "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"f16\" }",
+            "{ pypi = \"p\", make = \"ct2-to-onnx\", type = \"q8_0\" }",
             2,
             "known make",
         ),

@@ -16,6 +16,7 @@ use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use sha2::{Digest as _, Sha256};
 
+use super::cuda::{self, Room};
 use super::{arena, library, protobuf};
 use crate::inference::{EngineError, manifest};
 
@@ -139,6 +140,16 @@ pub(super) fn load_bytes(
     ports: &Ports,
     known: Option<&Digest>,
 ) -> Result<(Session, Digest), EngineError> {
+    load_on(path, ports, known, None)
+}
+
+/// The same, on a card if there is room on one.
+pub(super) fn load_on(
+    path: &Path,
+    ports: &Ports,
+    known: Option<&Digest>,
+    room: Option<Room>,
+) -> Result<(Session, Digest), EngineError> {
     let invalid = |why: String| EngineError::InvalidModel {
         path: path.to_owned(),
         why,
@@ -153,18 +164,23 @@ pub(super) fn load_bytes(
     }
     protobuf::check(&bytes).map_err(invalid)?;
     let environment = library::environment()?;
-    let session = builder(environment)
-        .and_then(|mut builder| builder.commit_from_memory(&bytes))
+    let refused = |e: ort::Error| {
+        let what = format!("loading {}", path.display());
+        match error(&what, &e) {
+            EngineError::Failed { why, .. } => room
+                .and_then(|room| cuda::failed(room, &why))
+                .unwrap_or_else(|| invalid(format!("ONNX Runtime refused it: {why}"))),
+            other => other,
+        }
+    };
+    let mut builder = builder(environment).map_err(refused)?;
+    if let Some(room) = room {
+        builder = cuda::register(builder, room)?;
+    }
+    let session = builder
+        .commit_from_memory(&bytes)
         .and_then(|session| arena::watch(&session).map(|()| session))
-        .map_err(|e| {
-            let what = format!("loading {}", path.display());
-            match error(&what, &e) {
-                EngineError::Failed { why, .. } => {
-                    invalid(format!("ONNX Runtime refused it: {why}"))
-                }
-                other => other,
-            }
-        })?;
+        .map_err(refused)?;
     match_ports("input", session.inputs(), &ports.inputs).map_err(invalid)?;
     match_ports("output", session.outputs(), &ports.outputs).map_err(invalid)?;
     if session.inputs().len() != ports.inputs.len() {

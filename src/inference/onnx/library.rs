@@ -16,6 +16,10 @@ use crate::inference::EngineError;
 /// Oldest ONNX Runtime that will do.
 const OLDEST: &str = "1.24";
 
+/// Where one that can use cards lies, from the folder above the plugin's. Not below the plugin's: GStreamer would try each
+/// `.so` in there as a plugin of its own.
+const FOR_CARDS: &str = "scribe/cuda";
+
 /// A second environment is refused for the life of the process, even after the first is gone: it stays.
 static ENVIRONMENT: OnceCell<ort::environment::Environment> = OnceCell::new();
 /// Where the plugin's file lies; set once when GStreamer registers it.
@@ -112,6 +116,23 @@ fn create() -> Result<ort::environment::Environment, EngineError> {
     Err(EngineError::Runtime(missing(&tried)))
 }
 
+/// The library's file, once it is loaded: an absolute path without links.
+pub fn path() -> Option<PathBuf> {
+    static FOUND: OnceCell<PathBuf> = OnceCell::new();
+    ENVIRONMENT.get()?;
+    let found = FOUND.get_or_try_init(|| {
+        // Whoever loads it, by path or by name: the system knows where it was.
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let paths = maps
+            .lines()
+            .filter_map(|line| Some(&line[line.find('/')?..]));
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut paths = paths.filter(|path| name(path).starts_with("libonnxruntime.so"));
+        paths.next().map(PathBuf::from).ok_or(())
+    });
+    found.ok().cloned()
+}
+
 fn missing(tried: &[String]) -> String {
     format!(
         "no ONNX Runtime that can be used: {OLDEST} or newer is needed. Get it with `scribe-models runtime`, or name \
@@ -135,7 +156,15 @@ fn candidates() -> Vec<PathBuf> {
         // What a person named is used or refused, never passed over in silence.
         return out;
     }
-    for folder in folders() {
+    let folders = folders();
+    // One that can use cards does all that the other does.
+    for folder in &folders {
+        let beside = folder.parent().map(|parent| parent.join(FOR_CARDS));
+        for sub in beside.into_iter().chain([folder.join("cuda")]) {
+            out.extend(libraries_in(&sub));
+        }
+    }
+    for folder in folders {
         for sub in [folder.join("scribe"), folder] {
             out.extend(libraries_in(&sub));
         }

@@ -283,12 +283,7 @@ impl Writer {
             WeightType::Q5_1 if quantise => self.blocks(name, &array, 7, q5_1),
             _ => {
                 self.tensor_header(name, &array.shape, 1)?;
-                let halves: Vec<u8> = array
-                    .values
-                    .iter()
-                    .flat_map(|&v| halves::from_f32(v).to_le_bytes())
-                    .collect();
-                Ok(self.out.write_all(&halves)?)
+                Ok(self.out.write_all(&halves::bytes_of(&array.values))?)
             }
         }
     }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 
 use super::ct2::Array;
+use super::halves;
 use super::protobuf::{self, Attribute, Dimension, Element, Message};
 
 /// ONNX Runtime's own operators.
@@ -17,6 +18,8 @@ const IR_VERSION: u64 = 10;
 const OPSET: u64 = 20;
 /// No message of protobuf is longer.
 const FILE_BYTES_MAX: u64 = (1 << 31) - 1;
+/// What 16 bits hold, with as much again to spare for the score that it is added to.
+const LEAST_SCORE: f32 = -30_000.0;
 
 /// A value in the graph: an input, a constant or what an operation gives.
 pub type Value = String;
@@ -36,19 +39,94 @@ pub struct Port<'a> {
 pub enum Linear {
     /// Weights of 8 bits, activations made ones of 8 bits in each run: `DynamicQuantizeMatMul`.
     Int8,
-    /// As they are.
-    F32,
+    /// Floats, as all of the graph's.
+    Plain,
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Graph {
+    /// Its floats have 16 bits inside; those of its inputs and outputs have 32.
+    half: bool,
     nodes: Vec<Message>,
     constants: Vec<Message>,
     known: HashSet<String>,
 }
 
 impl Graph {
+    /// An empty one, whose floats have 16 bits inside or 32.
+    pub fn new(half: bool) -> Self {
+        Self {
+            half,
+            ..Self::default()
+        }
+    }
+
+    /// A value as floats of this type.
+    fn cast(&mut self, value: &str, to: Element) -> Value {
+        self.op_with("Cast", &[value], &[("to", Attribute::Int(to as i64))])
+    }
+
+    /// An input of floats, or others of 32 bits, as the graph works with them.
+    pub fn inward(&mut self, input: &str) -> Value {
+        match self.half {
+            true => self.cast(input, Element::F16),
+            false => input.to_owned(),
+        }
+    }
+
+    /// The same for floats of 16 bits.
+    pub fn inward_halves(&mut self, value: &str) -> Value {
+        match self.half {
+            true => value.to_owned(),
+            false => self.cast(value, Element::F32),
+        }
+    }
+
+    /// The same for what is added to scores: what is too much for 16 bits is as much as they hold, less than infinite.
+    pub fn inward_mask(&mut self, input: &str) -> Value {
+        if !self.half {
+            return input.to_owned();
+        }
+        let least = protobuf::bytes_of(&[LEAST_SCORE]);
+        let least = self.constant("least_score", &[1], Element::F32, &least);
+        let bounded = self.op("Max", &[input, &least]);
+        self.cast(&bounded, Element::F16)
+    }
+
+    /// An operation whose result is the output `name`. Returns it as the graph works with it.
+    pub fn outward(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        name: &str,
+        attributes: &[(&str, Attribute<'_>)],
+    ) -> Value {
+        if !self.half {
+            self.op_named(op, inputs, &[name], attributes);
+            return name.to_owned();
+        }
+        let value = self.op_with(op, inputs, attributes);
+        self.give(&value, name);
+        value
+    }
+
+    /// The name that a value has which becomes the output `name` by [`Self::give`].
+    pub fn given(&self, name: &str) -> Value {
+        match self.half {
+            true => format!("{name}.f16"),
+            false => name.to_owned(),
+        }
+    }
+
+    /// Makes a value the output `name`, if it has another name.
+    pub fn give(&mut self, value: &str, name: &str) {
+        if value != name {
+            let float = [("to", Attribute::Int(Element::F32 as i64))];
+            self.op_named("Cast", &[value], &[name], &float);
+        }
+    }
+
     /// An operation with one result.
     pub fn op(&mut self, op: &str, inputs: &[&str]) -> Value {
         self.op_with(op, inputs, &[])
@@ -195,7 +273,10 @@ impl Graph {
 
     /// Floats.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
-        self.constant(name, shape, Element::F32, &protobuf::bytes_of(values))
+        match self.half {
+            true => self.constant(name, shape, Element::F16, &halves::bytes_of(values)),
+            false => self.constant(name, shape, Element::F32, &protobuf::bytes_of(values)),
+        }
     }
 
     /// A constant of any type, once for each name.

@@ -35,6 +35,14 @@ pub fn from_f32(value: f32) -> u16 {
     sign | ((magnitude - 0x3800_0000 + 0xfff + odd) >> 13) as u16
 }
 
+/// Values as halves, as files hold them.
+pub fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|&value| from_f32(value).to_le_bytes())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,13 @@ const WINDOWS_BYTES_MAX: usize = 200 << 20;
 /// Longest texts that a lane has room for, whatever the number of windows: so that several can be followed in one.
 const ROWS_MIN: usize = 4;
 const F32: usize = 4;
+/// The name of a type of weights that a card has no product for.
+const INT8: &str = "int8";
+const F16: &str = "f16";
+/// What CUDA's libraries take on a card for each session: whisper.cpp's take as much (docs/memory.md). Not measured.
+const LIBRARIES_BYTES: u64 = 80 << 20;
+/// What CUDA takes of the processor's memory for a process that computes on a card. A guess, not measured.
+const CUDA_HOST_BYTES: u64 = 256 << 20;
 
 /// Dimensions of a model.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -170,11 +177,60 @@ impl Header {
         (self.windows() * 3 / 2).max(ROWS_MIN)
     }
 
+    /// Whether a card can compute with these weights.
+    pub fn suits_cards(&self) -> bool {
+        self.weights != INT8
+    }
+
+    /// Values and their width in bytes as a graph works with them on a card; the processor makes 32 bits of them.
+    fn width_on_card(&self) -> usize {
+        if self.weights == F16 { 2 } else { F32 }
+    }
+
+    /// What the model takes on a card and beside it, for files of these sizes. Reckoned from the graphs, not measured on a
+    /// card: attention as if all scores were written down, a quarter on top for what lies between blocks.
+    pub fn on_card(&self, encoder_bytes: u64, decoder_bytes: u64) -> OnCard {
+        let own = self.width_on_card();
+        // In and out everything is f32, and a copy in the graph's type beside it.
+        let moved = if own == F32 { F32 } else { F32 + own };
+        let cross = 2 * self.layers * self.cross_values();
+        let frames = WINDOW_FRAMES * self.mels;
+        let encode = own * POSITIONS * (2 * POSITIONS * self.heads + 40 * self.width)
+            + (moved + own) * (cross + frames);
+        let cache = 2 * self.layers * self.width * TEXT;
+        let row = moved * (cross + self.attention_heads() * POSITIONS)
+            + (moved + own) * (cache + self.vocab)
+            + own * (4 * self.heads * POSITIONS + 24 * self.width);
+        let prompt = MAX_PROMPT_TOKENS + MARKS;
+        let read = own * prompt * (POSITIONS * 4 * self.heads + 24 * self.width)
+            + (moved + own) * prompt * POSITIONS * self.attention_heads();
+        let arena = |weights: u64, most: usize| weights + most as u64 * 5 / 4 + (16 << 20);
+        let cross_f32 = F32 * cross;
+        let host_row = cross_f32
+            + F32 * (cache + 3 * self.vocab + TEXT * MARKS)
+            + size_of::<u16>() * self.attention_values();
+        let times = (F32 + 1) * (MAX_TOKENS + 1) * POSITIONS;
+        let host = host_row * self.rows() + cross_f32 + times + F32 * frames;
+        OnCard {
+            encoder: arena(encoder_bytes, encode),
+            decoder: arena(decoder_bytes, row * self.rows() + read),
+            host: host as u64
+                + CUDA_HOST_BYTES
+                + checked::load_extra_bytes(encoder_bytes.max(decoder_bytes)),
+        }
+    }
+
+    fn attention_heads(&self) -> usize {
+        self.alignment_heads.len()
+    }
+
     /// What the model takes, for files of these sizes. A lane has an encoder of its own and, with another lane, a
     /// decoder; it is made with room for all its windows at their longest.
     pub fn footprint(&self, encoder_bytes: u64, decoder_bytes: u64) -> Footprint {
-        let encoder = checked::weights_bytes(encoder_bytes);
-        let decoder = checked::weights_bytes(decoder_bytes);
+        // The processor works with 32 bits: it has weights of 16 twice.
+        let widened = |bytes: u64| bytes * if self.weights == F16 { 3 } else { 1 };
+        let encoder = checked::weights_bytes(widened(encoder_bytes));
+        let decoder = checked::weights_bytes(widened(decoder_bytes));
         let cross = 2 * F32 * self.layers * self.cross_values();
         let cache = 2 * F32 * self.layers * self.width * TEXT;
         let attention = size_of::<u16>() * self.attention_values();
@@ -202,6 +258,27 @@ impl Header {
             lane_bytes: lane + encoder + decoder.div_ceil(2),
             item_bytes: 0,
             decoder_bytes: 0,
+        }
+    }
+}
+
+/// What a model takes on a card, bytes. Its sessions are the model's and serve its one lane: nothing is a lane's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OnCard {
+    /// Cap of the encoder's arena, its weights included.
+    pub encoder: u64,
+    /// The same of the decoder's.
+    pub decoder: u64,
+    /// In the processor's memory: caches, sound, a file while it is loaded, and CUDA's own.
+    pub host: u64,
+}
+
+impl OnCard {
+    /// What is reserved on the card.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            weights_bytes: self.encoder + self.decoder + 2 * LIBRARIES_BYTES,
+            ..Footprint::default()
         }
     }
 }
@@ -243,6 +320,26 @@ mod tests {
         assert_eq!(of(512, 6), 5);
         assert_eq!(of(768, 12), 1);
         assert_eq!(of(1280, 4), 3);
+    }
+
+    #[test]
+    fn on_a_card_halves_take_less_than_floats_and_all_belongs_to_the_model() {
+        let of = |kind: &str| {
+            let header = Header::parse(&TINY_EN.replace("int8", kind)).unwrap();
+            header.on_card(20 << 20, 80 << 20)
+        };
+        let (half, full) = (of("f16"), of("f32"));
+
+        let footprint = half.footprint();
+        assert!(half.encoder < full.encoder);
+        // Of the decoder's inputs and outputs there is a copy in 16 bits beside that in 32.
+        assert!(half.decoder > full.decoder);
+        assert_eq!(half.host, full.host);
+        assert_eq!(footprint.lane_of(1), 0);
+        assert!(footprint.weights_bytes > half.encoder + half.decoder);
+        // Eight windows' keys and values of the sound are 141 MiB, in 32 bits.
+        assert!(half.decoder > (80 << 20) + 8 * 18_432_000);
+        assert!(!Header::parse(TINY_EN).unwrap().suits_cards());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Whisper on ONNX Runtime, on the processor: two graphs that `scribe-models` makes, an encoder that gives the decoder's
+//! Whisper on ONNX Runtime, on the processor or a card: two graphs that `scribe-models` makes, an encoder that gives the decoder's
 //! keys and values of the sound, and a decoder whose cache is ours. Up to eight windows are decoded side by side.
 //!
 //! It follows one text of a window or, where beams are asked for, several. It writes no timestamps; word times come from
@@ -10,6 +10,9 @@
 //!
 //! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
 //! time go into the encoder. A third lane would wait.
+//!
+//! On a card there is one lane, and the sessions are the model's, each with a cap. The caches stay in the processor's memory
+//! and go to the card with each step.
 
 mod alignment;
 mod beams;
@@ -27,11 +30,12 @@ use std::time::Duration;
 use ort::session::Session;
 
 use super::checked::{self, Digest};
+use super::cuda::Room;
 use super::protobuf;
 use crate::inference::{
     EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
-use header::Header;
+use header::{Header, OnCard};
 use lane::Lane;
 use runner::{Pair, Runner, failed};
 use vocabulary::Vocabulary;
@@ -42,6 +46,9 @@ const ENCODER: &str = "encoder";
 const DECODER: &str = "decoder";
 /// Lanes that take turns on one decoder.
 const LANES_A_DECODER: usize = 2;
+/// Lanes on a card: two encoders at once would share its time and need its memory twice. A measurement may change it,
+/// and then what is reserved (`OnCard`).
+pub const LANES_ON_A_CARD: usize = 1;
 
 /// Which model to load. Equal specs share one loaded model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +59,8 @@ pub struct OnnxWhisperSpec {
     pub decoder: PathBuf,
     /// Short name for people.
     pub name: String,
+    /// The card it runs on; `None` for the processor.
+    pub cuda_device: Option<u32>,
     /// Constant lateness of this model's word times, in samples.
     pub word_time_offset: i32,
 }
@@ -79,18 +88,30 @@ impl OnnxWhisperSpec {
         })
     }
 
-    /// What the model takes, from a property of its encoder, for files of these lengths.
+    /// What the model takes where it runs, from a property of its encoder, for files of these lengths.
     pub fn footprint(
         &self,
         encoder_bytes: u64,
         decoder_bytes: u64,
     ) -> Result<Footprint, EngineError> {
-        Ok(self.header()?.footprint(encoder_bytes, decoder_bytes))
+        let header = self.header()?;
+        Ok(match self.cuda_device {
+            Some(_) => header.on_card(encoder_bytes, decoder_bytes).footprint(),
+            None => header.footprint(encoder_bytes, decoder_bytes),
+        })
+    }
+
+    /// What it takes of the processor's memory where it runs on a card.
+    pub fn host_bytes(&self, encoder_bytes: u64, decoder_bytes: u64) -> Result<u64, EngineError> {
+        match self.cuda_device {
+            Some(_) => Ok(self.header()?.on_card(encoder_bytes, decoder_bytes).host),
+            None => Ok(0),
+        }
     }
 
     /// Windows that a lane decodes side by side, from the same property.
     pub(in crate::inference) fn max_batch(&self) -> Result<usize, EngineError> {
-        Ok(self.header()?.rows())
+        Ok(self.header()?.windows())
     }
 
     /// What a thread of a slow machine takes to encode a window; nothing where the file cannot be read.
@@ -107,7 +128,33 @@ impl OnnxWhisperSpec {
         };
         let text = protobuf::property(&self.encoder, header::PROPERTY)?;
         let text = text.ok_or_else(|| invalid(foreign()))?;
-        Header::parse(&text).map_err(invalid)
+        let header = Header::parse(&text).map_err(invalid)?;
+        if self.cuda_device.is_some() && !header.suits_cards() {
+            return Err(EngineError::Unsupported(format!(
+                "{} has weights of 8 bits for the processor, which a card does not compute with: name graphs of type \
+                 f16 (whisper-tiny.en-onnx-f16, or scribe-models import --type onnx-f16), or set device=cpu",
+                self.name
+            )));
+        }
+        Ok(header)
+    }
+
+    /// Room for encoder and decoder on the card, as it is reserved.
+    fn rooms(&self, header: &Header) -> Result<[Option<Room>; 2], EngineError> {
+        let Some(card) = self.cuda_device else {
+            return Ok([None, None]);
+        };
+        let length = |path: &Path| {
+            let meta = path.metadata().map_err(|e| EngineError::ModelFile {
+                path: path.to_owned(),
+                why: e.to_string(),
+            })?;
+            Ok(meta.len())
+        };
+        let OnCard {
+            encoder, decoder, ..
+        } = header.on_card(length(&self.encoder)?, length(&self.decoder)?);
+        Ok([encoder, decoder].map(|bytes| Some(Room { card, bytes })))
     }
 }
 
@@ -128,7 +175,7 @@ pub struct OnnxWhisperModel {
     encoder: Graph,
     /// The first two lanes'.
     decoder: Graph,
-    /// The others', while lanes use them.
+    /// The others', while lanes use them. On a card there are none.
     more_decoders: Mutex<Vec<Weak<Mutex<Session>>>>,
     info: SpeechModelInfo,
 }
@@ -149,10 +196,11 @@ impl OnnxWhisperModel {
     /// Loads both graphs and tries them on a tone: wrong names, shapes or values are refused here.
     pub fn load(spec: &OnnxWhisperSpec) -> Result<Self, EngineError> {
         let header = spec.header()?;
+        let [encoder_room, decoder_room] = spec.rooms(&header)?;
         let (encoder, encoder_digest) =
-            checked::load_bytes(&spec.encoder, &header.encoder_ports(), None)?;
+            checked::load_on(&spec.encoder, &header.encoder_ports(), None, encoder_room)?;
         let (decoder, decoder_digest) =
-            checked::load_bytes(&spec.decoder, &header.decoder_ports(), None)?;
+            checked::load_on(&spec.decoder, &header.decoder_ports(), None, decoder_room)?;
         // The bytes that were loaded count, not those that were there a moment ago.
         let of_both = [(&encoder, &spec.encoder), (&decoder, &spec.decoder)];
         for (session, path) in of_both {
@@ -181,7 +229,10 @@ impl OnnxWhisperModel {
         let vocabulary = Vocabulary::parse(&tokens, header.vocab).map_err(invalid)?;
         let info = SpeechModelInfo {
             name: spec.name.clone(),
-            engine: format!("ONNX Runtime ({})", header.weights),
+            engine: match spec.cuda_device {
+                Some(card) => format!("ONNX Runtime ({}, cuda:{card})", header.weights),
+                None => format!("ONNX Runtime ({})", header.weights),
+            },
             multilingual: header.multilingual(),
             weight_bytes: [&spec.encoder, &spec.decoder]
                 .iter()
@@ -279,8 +330,13 @@ impl SpeechModel for OnnxWhisperModel {
     }
 
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError> {
-        let (encoder, tried) = self.free_encoder()?;
-        let decoder = self.free_decoder()?;
+        // The card's are the model's.
+        let (encoder, decoder, tried) = if self.spec.cuda_device.is_some() {
+            (Arc::clone(&self.encoder), Arc::clone(&self.decoder), true)
+        } else {
+            let (encoder, tried) = self.free_encoder()?;
+            (encoder, self.free_decoder()?, tried)
+        };
         let mut runner = self.runner(&encoder, &decoder);
         runner.warm_up(tried)?;
         let windows = self.header.windows();

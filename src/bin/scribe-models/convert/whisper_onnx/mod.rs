@@ -34,6 +34,10 @@
 //! in each run; before that, norms are balanced (`balance`). Layers whose inputs have outliers stay f32: the second
 //! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
 //! table of tokens is f16 in any case.
+//!
+//! With `f16` all weights and everything between inputs and outputs have 16 bits, which is for cards. Inputs and outputs stay
+//! f32, with casts behind and before them: a caller then has one form of cache for all types. Scores that are masked are
+//! -30000 instead of -1e9, which 16 bits do not hold.
 
 mod balance;
 
@@ -226,15 +230,16 @@ fn cache<'a>(name: String, rows: &'a str, heads: i64, rest: [Dimension<'a>; 2]) 
 impl Model<'_> {
     fn encoder(&self, out: File) -> Converted<()> {
         let (width, mels) = (self.width, self.shape.mel_bands);
-        let mut g = Graph::default();
+        let mut g = Graph::new(self.kind == GraphType::F16);
         // Three frames side by side: the one before, itself, the one behind.
+        let mel = g.inward("mel");
         let edges = g.ints(&[0, 1, 0, 0, 1, 0]);
-        let padded = g.op("Pad", &["mel", &edges]);
+        let padded = g.op("Pad", &[&mel, &edges]);
         let before = g.slice(&padded, 0, -2, 1);
         let behind = g.slice(&padded, 2, END, 1);
-        let x = g.concat(&[&before, "mel", &behind], 2);
+        let x = g.concat(&[&before, &mel, &behind], 2);
         let (w, b) = self.parameters.convolution("encoder/conv1", width, mels)?;
-        let x = g.linear(&x, "conv1", &w, Some(&b), Linear::F32);
+        let x = g.linear(&x, "conv1", &w, Some(&b), Linear::Plain);
         let x = g.op("Gelu", &[&x]);
         // Every second one: frame t is made of 2t - 1, 2t and 2t + 1.
         let pairs = g.reshape(&x, &[0, -1, 2 * width as i64]);
@@ -244,7 +249,7 @@ impl Model<'_> {
         let before = g.slice(&second, 0, -1, 1);
         let x = g.concat(&[&before, &pairs], 2);
         let (w, b) = self.parameters.convolution("encoder/conv2", width, width)?;
-        let x = g.linear(&x, "conv2", &w, Some(&b), Linear::F32);
+        let x = g.linear(&x, "conv2", &w, Some(&b), Linear::Plain);
         let x = g.op("Gelu", &[&x]);
         let mut x = self.encoder_positions(&mut g, &x)?;
         for layer in 0..self.shape.audio_layers {
@@ -333,7 +338,7 @@ impl Model<'_> {
         for (part, name, axes) in [(k, &k_name, [0, 2, 3, 1]), (v, &v_name, [0, 2, 1, 3])] {
             let part = g.reshape(&part, &[0, 0, self.heads, HEAD_WIDTH as i64]);
             let axes = [("perm", Attribute::Ints(&axes))];
-            g.op_named("Transpose", &[&part], &[name], &axes);
+            g.outward("Transpose", &[&part], name, &axes);
         }
         let positions = Dimension::Free("S");
         Ok([
@@ -344,7 +349,7 @@ impl Model<'_> {
 
     fn decoder(&self, out: File) -> Converted<()> {
         let (width, tokens) = (self.width, self.shape.vocabulary);
-        let mut g = Graph::default();
+        let mut g = Graph::new(self.kind == GraphType::F16);
         let name = "decoder/embeddings/weight";
         let table = self.parameters.array(name, &[tokens, width])?;
         let mut x = self.embedded(&mut g, &table)?;
@@ -366,8 +371,9 @@ impl Model<'_> {
             shape: vec![free("R"), Dimension::Fixed(tokens as u64)],
         }];
         let (mut fresh, mut align) = (Vec::new(), Vec::new());
+        let mask = g.inward_mask("mask");
         for layer in 0..self.shape.text_layers {
-            x = self.decoder_layer(&mut g, x, layer, &mut align)?;
+            x = self.decoder_layer(&mut g, x, layer, &mask, &mut align)?;
             let port =
                 |name: &str, rows, shape| cache(format!("{name}_{layer}"), rows, self.heads, shape);
             inputs.push(port("self_k", "R", [WIDTH, free("P")]));
@@ -381,9 +387,9 @@ impl Model<'_> {
         let last = self.norm(&mut g, &last, "decoder/layer_norm")?;
         let logits = g.linear(&last, "logits_w", &table, None, self.kind.into());
         let one = g.ints(&[1]);
-        g.op_named("Squeeze", &[&logits, &one], &["logits"], &[]);
+        g.outward("Squeeze", &[&logits, &one], "logits", &[]);
         let align: Vec<&str> = align.iter().map(String::as_str).collect();
-        g.op_named("Concat", &align, &["align"], &[("axis", Attribute::Int(1))]);
+        g.outward("Concat", &align, "align", &[("axis", Attribute::Int(1))]);
         outputs.push(Port {
             name: "align".into(),
             element: Element::F32,
@@ -404,15 +410,10 @@ impl Model<'_> {
 
     /// The tokens' vectors and their positions'.
     fn embedded(&self, g: &mut Graph, table: &Array) -> Converted<Value> {
-        let halves: Vec<u8> = table
-            .values
-            .iter()
-            .flat_map(|&value| halves::from_f32(value).to_le_bytes())
-            .collect();
+        let halves = halves::bytes_of(&table.values);
         let rows = g.constant("tokens.f16", &table.shape, Element::F16, &halves);
         let rows = g.op("Gather", &[&rows, "tokens"]);
-        let float = [("to", Attribute::Int(Element::F32 as i64))];
-        let rows = g.op_with("Cast", &[&rows], &float);
+        let rows = g.inward_halves(&rows);
         let shape = [self.shape.text_context, self.width];
         let name = "decoder/position_encodings/encodings";
         let positions = self.parameters.array(name, &shape)?.values;
@@ -426,10 +427,11 @@ impl Model<'_> {
         g: &mut Graph,
         x: Value,
         layer: usize,
+        mask: &str,
         align: &mut Vec<Value>,
     ) -> Converted<Value> {
         let name = format!("decoder/layer_{layer}");
-        let y = self.self_attention(g, &x, layer)?;
+        let y = self.self_attention(g, &x, layer, mask)?;
         let from = format!("{name}/self_attention/linear_1");
         let y = self.linear(g, &y, &format!("{name}/self_out"), &from, (1, 1))?;
         let x = g.op("Add", &[&x, &y]);
@@ -442,7 +444,7 @@ impl Model<'_> {
 
     /// Attention to the tokens before. Those of the cache and the new ones are scored apart, so that nothing of the
     /// cache is copied.
-    fn self_attention(&self, g: &mut Graph, x: &str, layer: usize) -> Converted<Value> {
+    fn self_attention(&self, g: &mut Graph, x: &str, layer: usize, mask: &str) -> Converted<Value> {
         let name = format!("decoder/layer_{layer}");
         let attention = format!("{name}/self_attention");
         let (mut w, mut b) = self.parameters.linear(
@@ -458,22 +460,25 @@ impl Model<'_> {
         let y = g.linear(&y, &format!("{name}/qkv"), &w, Some(&b), self.kind.into());
         let y = g.reshape(&y, &[0, 0, 3 * self.heads, HEAD_WIDTH as i64]);
         let y = g.transpose(&y, &[0, 2, 1, 3]);
-        let [q, k, v, new_k, self_k, self_v] =
+        let [q, k, new_v, new_k, self_k, self_v] =
             ["q", "k", "new_v", "new_k", "self_k", "self_v"].map(|part| format!("{part}_{layer}"));
+        let v = g.given(&new_v);
         g.split_named(&y, 1, &[&q, &k, &v]);
+        g.give(&v, &new_v);
         let axes = [("perm", Attribute::Ints(&[0, 1, 3, 2]))];
-        g.op_named("Transpose", &[&k], &[&new_k], &axes);
-        let old_scores = g.op("MatMul", &[&q, &self_k]);
+        let new_k = g.outward("Transpose", &[&k], &new_k, &axes);
+        let (old_k, old_v) = (g.inward(&self_k), g.inward(&self_v));
+        let old_scores = g.op("MatMul", &[&q, &old_k]);
         let new_scores = g.op("MatMul", &[&q, &new_k]);
         let scores = g.concat(&[&old_scores, &new_scores], 3);
-        let scores = g.op("Add", &[&scores, "mask"]);
+        let scores = g.op("Add", &[&scores, mask]);
         let shares = g.softmax(&scores);
         let kept = g.length(&self_v, 3);
         let (zero, three) = (g.ints(&[0]), g.ints(&[3]));
         let old = g.op("Slice", &[&shares, &zero, &kept, &three]);
         let end = g.ints(&[END]);
         let new = g.op("Slice", &[&shares, &kept, &end, &three]);
-        let old = g.op("MatMul", &[&old, &self_v]);
+        let old = g.op("MatMul", &[&old, &old_v]);
         let new = g.op("MatMul", &[&new, &v]);
         let y = g.op("Add", &[&old, &new]);
         let y = g.transpose(&y, &[0, 2, 1, 3]);
@@ -511,12 +516,14 @@ impl Model<'_> {
         let shape = g.concat(&[&windows, &rest], 0);
         let y = g.op("Reshape", &[&y, &shape]);
         let y = g.transpose(&y, &[0, 2, 1, 3]);
-        let y = g.op("MatMul", &[&y, &cross_k]);
+        let keys = g.inward(&cross_k);
+        let y = g.op("MatMul", &[&y, &keys]);
         let shares = g.softmax(&y);
         for &(_, head) in self.alignment.iter().filter(|(l, _)| *l == layer) {
             align.push(g.slice(&shares, head as i64, head as i64 + 1, 1));
         }
-        let y = g.op("MatMul", &[&shares, &cross_v]);
+        let values = g.inward(&cross_v);
+        let y = g.op("MatMul", &[&shares, &values]);
         let y = g.transpose(&y, &[0, 2, 1, 3]);
         let rows = g.op("Shape", &["tokens"]);
         let width = g.ints(&[self.width as i64]);
@@ -550,7 +557,7 @@ impl Model<'_> {
         from: &str,
         widths: (usize, usize),
     ) -> Converted<Value> {
-        self.linear_as(g, x, to, from, widths, Linear::F32)
+        self.linear_as(g, x, to, from, widths, Linear::Plain)
     }
 
     fn linear_as(
@@ -615,7 +622,7 @@ impl From<GraphType> for Linear {
     fn from(kind: GraphType) -> Self {
         match kind {
             GraphType::Int8 => Self::Int8,
-            GraphType::F32 => Self::F32,
+            GraphType::F32 | GraphType::F16 => Self::Plain,
         }
     }
 }
