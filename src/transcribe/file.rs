@@ -165,7 +165,6 @@ fn onnx_spec(
     cuda_device: Option<u32>,
     isolation: Isolation,
 ) -> Result<WhisperSpec, EngineError> {
-    }
     let decoder = OnnxWhisperSpec::decoder_beside(&found.path)?;
     let (encoder, encoder_stamp) = FileStamp::of(&found.path)?;
     let (decoder, decoder_stamp) = FileStamp::of(&decoder)?;
