@@ -138,7 +138,7 @@ impl Convolution {
         let bias = weights.values(&format!("{}.bias", self.name), &[rows])?;
         let matrix = self.matrix(&taps);
         let bias = bias.repeat(self.middles.len());
-        let x = g.linear(x, self.name, &matrix, Some(&bias), Linear::F32);
+        let x = g.linear(x, self.name, &matrix, Some(&bias), Linear::Plain);
         Ok(g.op("Relu", &[&x]))
     }
 
@@ -218,7 +218,7 @@ fn spectrum(g: &mut Graph, weights: &Weights<'_>) -> Converted<Value> {
     let positions = g.concat(&halves.each_ref().map(String::as_str), 2);
     let shape = [2 * BINS, 1, WINDOW];
     let waves = weights.matrix("stft.forward_basis_buffer", &shape, 2 * BINS, WINDOW)?;
-    let x = g.linear(&positions, "stft", &waves, None, Linear::F32);
+    let x = g.linear(&positions, "stft", &waves, None, Linear::Plain);
     let squares = g.op("Mul", &[&x, &x]);
     let [real, imaginary] = g.split(&squares, 2);
     let power = g.op("Add", &[&real, &imaginary]);
@@ -243,7 +243,7 @@ fn recurrent(g: &mut Graph, weights: &Weights<'_>, x: &str) -> Converted<()> {
     let x = g.op("Relu", &[&x]);
     let last = weights.matrix("output.weight", &[1, HIDDEN, 1], 1, HIDDEN)?;
     let bias = weights.values("output.bias", &[1])?;
-    let x = g.linear(&x, "output", &last, Some(&bias), Linear::F32);
+    let x = g.linear(&x, "output", &last, Some(&bias), Linear::Plain);
     let x = g.op("Sigmoid", &[&x]);
     let flat = g.ints(&[-1]);
     g.op_named("Reshape", &[&x, &flat], &["speech_probs"], &[]);

@@ -242,7 +242,7 @@ mod tests {
                 let far = j.abs_diff(*place) as f32;
                 *v += (-far * far / 50.0).exp();
             }
-            attention.push(&row, 1);
+            attention.push(&row, 1, 0);
         }
         attention
     }
@@ -260,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn of_a_step_with_several_tokens_the_last_counts() {
+    fn one_row_of_a_step_with_several_is_taken_of_each_head() {
         let mut attention = Attention::new(2);
         attention.begin(3 * SAMPLES_A_POSITION);
         let found: Vec<f32> = (0..4).flat_map(|n| vec![n as f32; POSITIONS]).collect();
 
-        attention.push(&found, 2);
+        attention.push(&found, 2, 1);
 
         let kept: Vec<f32> = attention.values.iter().map(|v| value(*v)).collect();
         assert_eq!(kept, [1.0, 1.0, 1.0, 3.0, 3.0, 3.0]);
