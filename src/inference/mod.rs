@@ -169,9 +169,6 @@ pub const MAX_WINDOW_SAMPLES: usize = 29 * 16_000;
 pub struct BatchParams {
     /// Beams; 1 is greedy.
     pub beam: u32,
-    /// Greedy at first, and with beams where the mean log-probability is less than this. For engines whose
-    /// [`SpeechModelInfo::default_beam`] is 1; others follow as many from the start.
-    pub sure: Option<f32>,
     /// 0 for the most likely text, above for sampling.
     pub temperature: f32,
     /// Samples drawn at a temperature above 0, the best is kept.
@@ -186,7 +183,6 @@ impl Default for BatchParams {
     fn default() -> Self {
         Self {
             beam: 1,
-            sure: None,
             temperature: 0.0,
             best_of: 1,
             timestamps: false,
@@ -260,7 +256,7 @@ pub struct SpeechModelInfo {
     pub weight_bytes: u64,
     /// Most windows that one lane decodes side by side.
     pub max_batch: usize,
-    /// Beams where nobody asks for a number; at 1, texts that the model is not sure of are looked for again with more.
+    /// Beams where nobody asks for a number.
     pub default_beam: u32,
     /// Constant lateness of its word times, in samples: taken off by the logic. Measured per model.
     pub word_time_offset: i32,

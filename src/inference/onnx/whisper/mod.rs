@@ -44,6 +44,8 @@ const TASK: &str = "speech to text";
 /// What stands for the encoder in its file's name, and for the decoder in the name of the file beside it.
 const ENCODER: &str = "encoder";
 const DECODER: &str = "decoder";
+/// Texts followed where nobody asks for a number (docs/adr/0013-beams-on-onnx-runtime.md).
+const DEFAULT_BEAM: u32 = 5;
 /// Lanes that take turns on one decoder.
 const LANES_A_DECODER: usize = 2;
 /// Lanes on a card: two encoders at once would share its time and need its memory twice. A measurement may change it,
@@ -240,7 +242,7 @@ impl OnnxWhisperModel {
                 .map(|meta| meta.len())
                 .sum(),
             max_batch: header.windows(),
-            default_beam: 1,
+            default_beam: DEFAULT_BEAM,
             word_time_offset: spec.word_time_offset,
         };
         let model = Self {

@@ -23,19 +23,14 @@ const WARM_ROWS: usize = 5;
 /// Encodes windows, and steps the decoder over them. Windows have numbers from 0; each has as many rows, one for a text
 /// that is followed in it.
 pub(super) trait Runner: Send {
-    /// Begins with windows of up to so many rows; says how many there will be. None may be in work.
+    /// Begins with windows of up to so many rows; says how many there will be. None may be in it.
     fn begin(&mut self, rows: usize) -> usize;
     /// Whether one more window fits, whose texts have up to `most` tokens.
     fn has_room(&self, most: usize) -> bool;
-    /// Encodes a sound into a window of its own, the last in work.
+    /// Encodes a sound into a window of its own, the last.
     fn enter(&mut self, samples: &[f32], most: usize) -> Result<(), EngineError>;
-    /// Forgets a window in work. The last in work takes its place, and the last set aside that one's.
+    /// Forgets a window; the last takes its place.
     fn remove(&mut self, window: usize);
-    /// Sets a window aside: its sound is kept, its texts are not. The last in work takes its place, and it that one's, as
-    /// the first set aside.
-    fn set_aside(&mut self, window: usize);
-    /// Takes up again what was set aside, the first ones, as many as fit; says how many. None may be in work.
-    fn take_up(&mut self) -> usize;
     /// Forgets all windows.
     fn clear(&mut self);
     /// Tokens of a window's texts.
@@ -280,22 +275,13 @@ impl Runner for Pair {
         self.cache.add(most);
         let encoded = self.encode(samples);
         if encoded.is_err() {
-            self.cache.remove(self.cache.active() - 1);
+            self.cache.remove(self.cache.windows() - 1);
         }
         encoded
     }
 
     fn remove(&mut self, window: usize) {
         self.cache.remove(window);
-    }
-
-    fn set_aside(&mut self, window: usize) {
-        self.cache.set_aside(window);
-    }
-
-    fn take_up(&mut self) -> usize {
-        self.cache.take_up();
-        self.cache.active()
     }
 
     fn clear(&mut self) {
