@@ -9,6 +9,7 @@ use ort::session::Session;
 use ort::value::TensorRef;
 
 use super::checked::{self, Port, Ports};
+use crate::inference::times::{Meter, Part, Times};
 use crate::inference::{
     EngineError, Footprint, VAD_FRAME, Vad, VadBlock, VadModel, VadProbs, VadState,
 };
@@ -42,10 +43,12 @@ impl SileroSpec {
 /// The loaded graph. One session serves all streams: a call takes a tenth of a millisecond a frame.
 pub struct SileroModel {
     session: Arc<Mutex<Session>>,
+    meter: Arc<Meter>,
 }
 
 struct SileroLane {
     session: Arc<Mutex<Session>>,
+    meter: Arc<Meter>,
 }
 
 impl SileroModel {
@@ -54,6 +57,7 @@ impl SileroModel {
         let session = checked::load(&spec.path, &ports())?;
         let model = Self {
             session: Arc::new(Mutex::new(session)),
+            meter: Arc::default(),
         };
         let probe = VadBlock {
             samples: checked::probe(FRAMES_A_CALL * VAD_FRAME),
@@ -94,7 +98,12 @@ impl VadModel for SileroModel {
     fn lane(&self) -> Result<Box<dyn Vad>, EngineError> {
         Ok(Box::new(SileroLane {
             session: Arc::clone(&self.session),
+            meter: Arc::clone(&self.meter),
         }))
+    }
+
+    fn times(&self) -> Times {
+        self.meter.times()
     }
 }
 
@@ -113,7 +122,8 @@ impl Vad for SileroLane {
         }
         let mut probs = Vec::with_capacity(frames);
         for piece in samples.chunks(FRAMES_A_CALL * VAD_FRAME) {
-            let (piece_probs, next) = self.call(piece, state)?;
+            let (piece_probs, next) =
+                self.meter.time(Part::Vad, || self.call(piece, state))?;
             probs.extend(piece_probs);
             state = next;
         }

@@ -17,6 +17,9 @@ mod decode;
 mod header;
 mod lane;
 mod vocabulary;
+mod work;
+
+pub use work::Work;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -25,6 +28,7 @@ use ort::session::Session;
 
 use super::checked::{self, Digest};
 use super::protobuf;
+use crate::inference::times::{Meter, Times};
 use crate::inference::{
     EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
@@ -83,6 +87,11 @@ impl OnnxWhisperSpec {
         Ok(self.header()?.footprint(encoder_bytes, decoder_bytes))
     }
 
+    /// What its parts have to do.
+    pub fn work(&self) -> Result<Work, EngineError> {
+        Ok(Work::of(&self.header()?))
+    }
+
     fn header(&self) -> Result<Header, EngineError> {
         let invalid = |why: String| EngineError::InvalidModel {
             path: self.encoder.clone(),
@@ -123,6 +132,7 @@ struct Shared {
     vocabulary: Vocabulary,
     encoder: Digest,
     decoder: Digest,
+    meter: Meter,
 }
 
 impl OnnxWhisperModel {
@@ -178,6 +188,7 @@ impl OnnxWhisperModel {
                 vocabulary,
                 encoder: encoder_digest,
                 decoder: decoder_digest,
+                meter: Meter::default(),
             }),
             encoder: Arc::new(Mutex::new(encoder)),
             decoder: Arc::new(Mutex::new(decoder)),
@@ -243,6 +254,10 @@ impl SpeechModel for OnnxWhisperModel {
         let decoder = self.free_decoder()?;
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(lane::Lane::new(shared, encoder, decoder, tried)?))
+    }
+
+    fn times(&self) -> Times {
+        self.shared.meter.times()
     }
 }
 
