@@ -161,7 +161,7 @@ def speed_cases():
         ("ten minutes", [ten_minutes()], False),
         ("an hour", [hour()], False),
         ("many short files", short[: OPTIONS.few] if OPTIONS.few else short, False),
-        ("four files of five minutes at once", [joined(f"five-minutes-{n + 1}", each, n * (each + 30)) for n in range(4)], True),
+        ("four files of five minutes at once", [joined(f"five-minutes-{n + 1}", each, n, 4) for n in range(4)], True),
     ]
 
 

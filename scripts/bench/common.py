@@ -281,24 +281,24 @@ def derived():
 DERIVED = ("d01_single", "d09_panel12", "d12_anthology", "d13_lj_chapter", "d14_clean20")
 
 
-def joined(name, seconds, skip=0.0, seed=1):
-    """Recordings of wer/ one after the other, 0.7 s of faint noise between, at least so long: in an order that the seed
-    gives, without the first `skip` seconds of that order, and from its beginning in another order where all are in."""
+def joined(name, seconds, part=0, of=1):
+    """Recordings of wer/ one after the other, 0.7 s of faint noise between, at least so long: in an order by chance, always
+    the same, and in another one once all are in. Parts of the same order have none in common."""
     import numpy
 
     folder = WORK / "joined"
     file, noted = folder / f"{name}-{seconds:.0f}s.flac", folder / f"{name}-{seconds:.0f}s.json"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        random = numpy.random.default_rng(seed)
+        random = numpy.random.default_rng(1)
         rows = read_tsv(DATA / "wer" / "refs.tsv")
-        parts, chosen, passed, long, order = [], [], 0.0, 0.0, []
+        parts, chosen, long, order = [], [], 0.0, []
         while long < seconds:
             if not order:
-                order = [rows[n] for n in random.permutation(len(rows))]
+                order = [rows[n] for n in random.permutation(len(rows))[part::of]]
             row = order.pop()
-            if passed < skip:
-                passed += float(row["seconds"])
+            # The longest one would make a short file much longer than was asked for.
+            if long + float(row["seconds"]) > seconds + LONG_SECONDS:
                 continue
             command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(DATA / row["file"]), "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
             sound = subprocess.run(command, capture_output=True, check=True).stdout
@@ -306,13 +306,13 @@ def joined(name, seconds, skip=0.0, seed=1):
             parts += [sound, pause]
             chosen.append(row)
             long += len(sound + pause) / 32000
-        part = file.with_suffix(".part.flac")
-        command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-f", "s16le", "-ar", "16000", "-ac", "1", "-i", "-", str(part)]
+        unfinished = file.with_suffix(".part.flac")
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-f", "s16le", "-ar", "16000", "-ac", "1", "-i", "-", str(unfinished)]
         subprocess.run(command, input=b"".join(parts), check=True)
         ids = [row["id"] for row in chosen]
         document = {"seconds": round(long, 1), "ids": ids, "different": len(set(ids)), "text": " ".join(row["text"] for row in chosen)}
         noted.write_text(json.dumps(document))
-        part.rename(file)
+        unfinished.rename(file)
     known = json.loads(noted.read_text())
     return {"id": file.stem, "category": "joined", "seconds": known["seconds"], "file": file, "text": known["text"], "different": known["different"], "of": len(known["ids"])}
 

@@ -171,7 +171,7 @@ def scaling_streams(figures):
         return ""
     each = 10 if OPTIONS.few else 120
     counts = (1, 2) if OPTIONS.few else STREAMS
-    files = [joined(f"stream-{n + 1}", each, n * (each + 20)) for n in range(max(counts))]
+    files = [joined(f"stream-{n + 1}", each, n, max(STREAMS)) for n in range(max(counts))]
     runs = {(engine, count): [] for engine in MODELS for count in counts}
     out = WORK / "scale" / "out"
     for round_ in range(OPTIONS.rounds):
