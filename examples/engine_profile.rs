@@ -92,7 +92,8 @@ fn encoder_limit(work: &Work, peaks: &Peaks, times: &Times) -> f64 {
 fn decoder_limit(work: &Work, peaks: &Peaks, times: &Times) -> f64 {
     let bytes =
         times.steps as f64 * work.step_bytes + times.step_windows as f64 * work.window_bytes;
-    let a_token = work.token_weights / peaks.of_weights(work) + work.token_attention / peaks.f32_gemm;
+    let a_token =
+        work.token_weights / peaks.of_weights(work) + work.token_attention / peaks.f32_gemm;
     (bytes / peaks.bytes).max(times.tokens as f64 * a_token)
 }
 

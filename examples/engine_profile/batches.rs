@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
-use gstscribe::inference::onnx::whisper::{OnnxWhisperModel, Work};
-use gstscribe::inference::times::{Part, Times, process_time};
+use gstscribe::inference::onnx::whisper::OnnxWhisperModel;
+use gstscribe::inference::times::{Part, process_time};
 use gstscribe::inference::{
     BatchParams, CancelToken, Decoded, EngineError, Language, MAX_WINDOW_SAMPLES, ResultSink,
     SpeechModel, Window, WindowId, WindowSource,
@@ -93,7 +93,7 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
         let batch: usize = batch.parse()?;
         // Beyond the most that a lane has rows for, it is the same as the most.
         if batch > most {
-            rows.push(serde_json::json!({"batch": batch, "most": most}));
+            rows.push((serde_json::json!({"batch": batch, "most": most}), None));
             continue;
         }
         let inside = Cell::new(0);
@@ -114,43 +114,30 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
         if let Some(error) = answers.failed {
             return Err(error.into());
         }
-        rows.push(serde_json::json!({
+        let row = serde_json::json!({
             "batch": batch, "cpu": cpu, "written": answers.tokens,
             "mel": seconds(&times, Part::Mel), "encoder": seconds(&times, Part::Encoder),
             "decoder": seconds(&times, Part::Decoder), "alignment": seconds(&times, Part::Alignment),
             "windows": times.windows, "steps": times.steps, "step_windows": times.step_windows, "tokens": times.tokens,
             "rss_mib": status_mib("VmRSS:"), "anon_mib": status_mib("RssAnon:"),
-        }));
+        });
+        rows.push((row, Some(times)));
     }
     let peaks = first.or_better(Peaks::measure()?);
-    for row in &mut rows {
-        limits(row, &work, &peaks);
-    }
+    let rows = rows.into_iter().map(|(mut row, times)| {
+        if let Some(times) = times {
+            row["encoder_limit"] = encoder_limit(&work, &peaks, &times).into();
+            row["decoder_limit"] = decoder_limit(&work, &peaks, &times).into();
+        }
+        row
+    });
     Ok(serde_json::json!({
         "model": name, "engine": model.info().engine, "most": most, "peaks": peaks.json(),
         "seconds_a_window": seconds_a_window, "beam": params.beam,
         "predicted_weights_mib": mib(footprint.weights_bytes), "predicted_lane_mib": mib(footprint.lane_bytes),
         "measured_weights_mib": loaded - before, "measured_lane_mib": warmed - loaded,
-        "rows": rows,
+        "rows": rows.collect::<Vec<_>>(),
     }))
-}
-
-/// Adds the least that encoder and decoder could have taken.
-fn limits(
-    row: &mut serde_json::Value,
-    work: &Work,
-    peaks: &Peaks,
-) {
-    let count = |name: &str| row[name].as_u64().unwrap_or(0);
-    let times = Times {
-        windows: count("windows"),
-        steps: count("steps"),
-        step_windows: count("step_windows"),
-        tokens: count("tokens"),
-        ..Default::default()
-    };
-    row["encoder_limit"] = encoder_limit(work, peaks, &times).into();
-    row["decoder_limit"] = decoder_limit(work, peaks, &times).into();
 }
 
 /// Pieces of a recording, from its beginning again where it has too few.

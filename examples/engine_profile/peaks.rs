@@ -85,11 +85,7 @@ impl Peaks {
 
 /// Operations a second of the product of `[rows, inner]` with a constant `[inner, columns]`.
 fn product([rows, inner, columns]: [usize; 3], eight_bits: bool) -> Outcome<f64> {
-    let mut session = Session::builder(library::environment()?)?
-        .with_intra_threads(1)?
-        .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?
-        .commit_from_memory(&graph([rows, inner, columns], eight_bits))?;
+    let mut session = load(&graph([rows, inner, columns], eight_bits))?;
     let values: Vec<f32> = (0..rows * inner)
         .map(|n| ((n * 37 % 401) as f32 - 200.0) / 200.0)
         .collect();
@@ -101,6 +97,19 @@ fn product([rows, inner, columns]: [usize; 3], eight_bits: bool) -> Outcome<f64>
         least = least.min((thread_time() - before).as_secs_f64());
     }
     Ok(2.0 * (rows * inner * columns) as f64 / least)
+}
+
+/// With one thread, as the engine's own sessions.
+fn load(graph: &[u8]) -> Outcome<Session> {
+    let environment = library::environment()?;
+    let load = || -> Result<Session, ort::Error> {
+        Session::builder(environment)?
+            .with_intra_threads(1)?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?
+            .commit_from_memory(graph)
+    };
+    Ok(load()?)
 }
 
 /// One node.
@@ -123,7 +132,10 @@ fn graph([rows, inner, columns]: [usize; 3], eight_bits: bool) -> Vec<u8> {
     } else {
         let values: Vec<f32> = (0..count).map(|n| weight(n) as f32 / 100.0).collect();
         let constants = vec![protobuf::floats("b", &[high, wide], &values)];
-        (protobuf::node("MatMul", &["a", "b"], &["c"], &[]), constants)
+        (
+            protobuf::node("MatMul", &["a", "b"], &["c"], &[]),
+            constants,
+        )
     };
     let port = |name: &str, columns: u64| {
         let shape = [Dimension::Fixed(rows as u64), Dimension::Fixed(columns)];
@@ -151,12 +163,14 @@ fn read() -> f64 {
     for _ in 0..4 {
         let before = thread_time();
         // Several sums: one alone would wait for itself.
-        let sums = buffer.chunks_exact(16).fold([0_u64; 16], |mut sums, values| {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = sum.wrapping_add(*value);
-            }
-            sums
-        });
+        let sums = buffer
+            .chunks_exact(16)
+            .fold([0_u64; 16], |mut sums, values| {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = sum.wrapping_add(*value);
+                }
+                sums
+            });
         black_box(sums);
         least = least.min((thread_time() - before).as_secs_f64());
     }

@@ -104,6 +104,9 @@ fn play(description: &str, models: &Models) -> Outcome<Run> {
         cpu: (process_time() - cpu).as_secs_f64(),
         times: models.times() - times,
         audio: field("audio-seconds").unwrap_or(0.0),
-        words: stats.as_ref().and_then(|s| s.get("words").ok()).unwrap_or(0),
+        words: stats
+            .as_ref()
+            .and_then(|s| s.get("words").ok())
+            .unwrap_or(0),
     })
 }

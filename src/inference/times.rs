@@ -154,7 +154,9 @@ mod tests {
     fn work_is_counted_in_its_part_and_waiting_is_not() {
         let meter = Meter::default();
 
-        let sum = meter.time(Part::Mel, || (0..2_000_000_u64).fold(1, |a, b| a ^ (a << 1) ^ b));
+        let sum = meter.time(Part::Mel, || {
+            (0..2_000_000_u64).fold(1, |a, b| a ^ (a << 1) ^ b)
+        });
         meter.time(Part::Vad, || {
             std::thread::sleep(Duration::from_millis(50));
         });

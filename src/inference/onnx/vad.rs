@@ -122,8 +122,7 @@ impl Vad for SileroLane {
         }
         let mut probs = Vec::with_capacity(frames);
         for piece in samples.chunks(FRAMES_A_CALL * VAD_FRAME) {
-            let (piece_probs, next) =
-                self.meter.time(Part::Vad, || self.call(piece, state))?;
+            let (piece_probs, next) = self.meter.time(Part::Vad, || self.call(piece, state))?;
             probs.extend(piece_probs);
             state = next;
         }

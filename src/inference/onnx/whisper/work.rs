@@ -36,8 +36,7 @@ impl Work {
         let (width, frames) = (header.width, WINDOW_FRAMES);
         let square = width * width;
         let convolutions = frames * TAPS * header.mels * width + POSITIONS * TAPS * square;
-        let layers =
-            header.encoder_layers * POSITIONS * (SELF_SQUARES + FORWARD_SQUARES) * square;
+        let layers = header.encoder_layers * POSITIONS * (SELF_SQUARES + FORWARD_SQUARES) * square;
         // Keys and values of the sound leave the encoder.
         let cross = header.layers * POSITIONS * 2 * square;
         let attention = header.encoder_layers * 2 * POSITIONS * POSITIONS * header.heads * HEAD;
