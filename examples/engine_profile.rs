@@ -87,14 +87,16 @@ fn encoder_limit(work: &Work, peaks: &Peaks, times: &Times) -> f64 {
     times.windows as f64 * a_window
 }
 
-/// The same for the decoder. It reads its weights once a run and the sound of each window in it; where it has more
-/// tokens than that takes time for, it is bound by computing.
-fn decoder_limit(work: &Work, peaks: &Peaks, times: &Times) -> f64 {
+/// The same for the decoder, and the bytes a second that memory gives it. It reads its weights once a run and the sound of
+/// each window in it; where it has more tokens than that takes time for, it is bound by computing.
+fn decoder_limit(work: &Work, peaks: &Peaks, times: &Times) -> (f64, f64) {
     let bytes =
         times.steps as f64 * work.step_bytes + times.step_windows as f64 * work.window_bytes;
     let a_token =
         work.token_weights / peaks.of_weights(work) + work.token_attention / peaks.f32_gemm;
-    (bytes / peaks.bytes).max(times.tokens as f64 * a_token)
+    // As many as a run reads: the caches help as they help the decoder.
+    let rate = peaks::read(bytes / times.steps.max(1) as f64);
+    ((bytes / rate).max(times.tokens as f64 * a_token), rate)
 }
 
 fn seconds(times: &Times, part: Part) -> f64 {

@@ -127,7 +127,9 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
     let rows = rows.into_iter().map(|(mut row, times)| {
         if let Some(times) = times {
             row["encoder_limit"] = encoder_limit(&work, &peaks, &times).into();
-            row["decoder_limit"] = decoder_limit(&work, &peaks, &times).into();
+            let (limit, rate) = decoder_limit(&work, &peaks, &times);
+            row["decoder_limit"] = limit.into();
+            row["read_gb_s"] = (rate / 1e9).into();
         }
         row
     });

@@ -20,8 +20,7 @@ use crate::Outcome;
 /// each value that must be made one of 8 bits first.
 const SHAPES: [[usize; 3]; 2] = [[1500, 384, 1536], [1500, 1536, 1536]];
 const RUNS: usize = 12;
-/// More than any cache holds.
-const BUFFER: usize = 512 << 20;
+const READS: usize = 12;
 
 /// Of one thread, the best of several runs.
 pub struct Peaks {
@@ -29,8 +28,6 @@ pub struct Peaks {
     pub f32_gemm: f64,
     /// Operations a second of `DynamicQuantizeMatMul`: 8 bits, and making them.
     pub int8_gemm: f64,
-    /// Bytes a second that can be read.
-    pub bytes: f64,
     shapes: Vec<serde_json::Value>,
 }
 
@@ -40,7 +37,6 @@ impl Peaks {
         let mut peaks = Self {
             f32_gemm: 0.0,
             int8_gemm: 0.0,
-            bytes: read(),
             shapes: Vec::new(),
         };
         for shape in SHAPES {
@@ -60,7 +56,6 @@ impl Peaks {
         Self {
             f32_gemm: self.f32_gemm.max(other.f32_gemm),
             int8_gemm: self.int8_gemm.max(other.int8_gemm),
-            bytes: self.bytes.max(other.bytes),
             shapes: [self.shapes, other.shapes].concat(),
         }
     }
@@ -77,7 +72,7 @@ impl Peaks {
     /// For the document.
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({
-            "f32_gops": self.f32_gemm / 1e9, "int8_gops": self.int8_gemm / 1e9, "read_gb_s": self.bytes / 1e9,
+            "f32_gops": self.f32_gemm / 1e9, "int8_gops": self.int8_gemm / 1e9,
             "each": self.shapes,
         })
     }
@@ -156,23 +151,27 @@ fn graph([rows, inner, columns]: [usize; 3], eight_bits: bool) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Bytes a second that one thread reads from memory.
-fn read() -> f64 {
-    let buffer = vec![1_u64; BUFFER / size_of::<u64>()];
+/// Bytes a second that one thread reads of so many, again and again: from the caches what they hold.
+pub fn read(bytes: f64) -> f64 {
+    // So many places are read in turn: one alone is not fetched ahead as fast.
+    const PLACES: usize = 8;
+    let words = (bytes as usize / size_of::<u64>()).next_multiple_of(PLACES * PLACES);
+    let buffer = vec![1_u64; words];
+    let each = words / PLACES;
     let mut least = f64::INFINITY;
-    for _ in 0..4 {
+    for _ in 0..READS {
+        let buffer = black_box(&buffer);
         let before = thread_time();
-        // Several sums: one alone would wait for itself.
-        let sums = buffer
-            .chunks_exact(16)
-            .fold([0_u64; 16], |mut sums, values| {
-                for (sum, value) in sums.iter_mut().zip(values) {
+        let mut sums = [0_u64; PLACES];
+        for at in (0..each).step_by(PLACES) {
+            for place in buffer.chunks_exact(each) {
+                for (sum, value) in sums.iter_mut().zip(&place[at..at + PLACES]) {
                     *sum = sum.wrapping_add(*value);
                 }
-                sums
-            });
+            }
+        }
         black_box(sums);
         least = least.min((thread_time() - before).as_secs_f64());
     }
-    BUFFER as f64 / least
+    (words * size_of::<u64>()) as f64 / least
 }

@@ -55,6 +55,7 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
 
     let document = runs.iter().map(|run| {
         let times = &run.times;
+        let (decoder_limit, rate) = decoder_limit(&work, &peaks, times);
         let rest = run.cpu - times.all().as_secs_f64();
         serde_json::json!({
             "audio": run.audio, "words": run.words, "wall": run.wall, "cpu": run.cpu,
@@ -63,7 +64,7 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
             "alignment": seconds(times, Part::Alignment),
             "decoding": least, "glue": rest - least,
             "encoder_limit": encoder_limit(&work, &peaks, times),
-            "decoder_limit": decoder_limit(&work, &peaks, times),
+            "decoder_limit": decoder_limit, "read_gb_s": rate / 1e9,
             "windows": times.windows, "steps": times.steps, "step_windows": times.step_windows, "tokens": times.tokens,
         })
     });

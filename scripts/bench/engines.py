@@ -45,7 +45,7 @@ def peaks_line(peaks):
     return (
         f"The machine's limit, one thread, measured before and after in the same process (the better counts): 32-bit products "
         f"{peaks['f32_gops']:.0f} Gop/s, 8-bit ones {peaks['int8_gops']:.0f} (`MatMul` and `DynamicQuantizeMatMul` of ONNX Runtime itself; "
-        f"{each}), reading memory {peaks['read_gb_s']:.1f} GB/s."
+        f"{each})."
     )
 
 
@@ -102,8 +102,8 @@ def where():
         f"{found['lanes']} thread; {len(runs)} rounds, medians; {audio / cpu:.0f} s of sound for a second of one core. {windows:.0f} windows, "
         f"{steps:.0f} runs of the decoder with {middle('step_windows') / max(steps, 1):.1f} windows each, {middle('tokens'):.0f} tokens.\n\n"
         f"{peaks_line(found['peaks'])} The encoder's limit: products with weights at the rate of their type, attention at that of 32 bits. The "
-        "decoder's: reading its weights once a run, and the sound's keys and values once a window in it, or computing where that is more. "
-        "What lies in a cache is read faster than memory: short of eight windows the decoder can come nearer than one thinks."
+        f"decoder's: reading its weights once a run, and the sound's keys and values once a window in it ({middle('read_gb_s'):.1f} GB/s, one thread "
+        "reading as many bytes again and again), or computing where that is more."
     )
     return found, f"{notes}\n\n{table(head, lines)}"
 
@@ -118,7 +118,7 @@ def batch_rows(found):
     lines = []
     for row in found["rows"]:
         if "most" in row:
-            lines.append([row["batch"], f"as {row['most']}, the most that a lane has room for", *[""] * 7])
+            lines.append([row["batch"], f"as {row['most']}, the most that a lane has room for", *[""] * 8])
             continue
         step = 1000 * row["decoder"] / max(row["steps"], 1)
         lines.append(
@@ -129,6 +129,7 @@ def batch_rows(found):
                 f"{step:.2f}",
                 f"{1000 * row['decoder'] / max(row['tokens'], 1):.2f}",
                 f"{100 * row['decoder_limit'] / row['decoder']:.0f} %" if row["decoder"] else "",
+                f"{row['read_gb_s']:.1f}",
                 f"{row['step_windows'] / max(row['steps'], 1):.1f}",
                 f"{row['cpu'] / max(row['windows'], 1) * 1000:.0f}",
                 f"{row['rss_mib']:.0f}",
@@ -137,7 +138,7 @@ def batch_rows(found):
     return lines
 
 
-BATCH_HEAD = ["batch", "encoder, ms a window", "of its limit", "decoder, ms a step", "ms a token", "of its limit", "windows a step, mean", "all, ms a window", "resident MiB"]
+BATCH_HEAD = ["batch", "encoder, ms a window", "of its limit", "decoder, ms a step", "ms a token", "of its limit", "reading, GB/s", "windows a step, mean", "all, ms a window", "resident MiB"]
 
 
 def memory_line(found):
