@@ -105,7 +105,11 @@ fn seconds(times: &Times, part: Part) -> f64 {
 
 /// A line of `/proc/self/status` in MiB.
 fn status_mib(field: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    line_mib("/proc/self/status", field)
+}
+
+fn line_mib(file: &str, field: &str) -> f64 {
+    let status = std::fs::read_to_string(file).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(field));
     let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0

@@ -15,7 +15,7 @@ use gstscribe::transcript::Task;
 
 use crate::decode::decode;
 use crate::peaks::Peaks;
-use crate::{Asked, Outcome, decoder_limit, encoder_limit, model, seconds, status_mib};
+use crate::{Asked, Outcome, decoder_limit, encoder_limit, line_mib, model, seconds, status_mib};
 
 const RATE: usize = 16_000;
 
@@ -123,6 +123,11 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
         });
         rows.push((row, Some(times)));
     }
+    // Before anything is measured that takes memory of its own.
+    let (peak, shared) = (
+        status_mib("VmHWM:"),
+        line_mib("/proc/self/smaps_rollup", "Pss:"),
+    );
     let peaks = first.or_better(Peaks::measure()?);
     let rows = rows.into_iter().map(|(mut row, times)| {
         if let Some(times) = times {
@@ -138,7 +143,7 @@ pub fn run(asked: &Asked) -> Outcome<serde_json::Value> {
         "seconds_a_window": seconds_a_window, "beam": params.beam,
         "predicted_weights_mib": mib(footprint.weights_bytes), "predicted_lane_mib": mib(footprint.lane_bytes),
         "measured_weights_mib": loaded - before, "measured_lane_mib": warmed - loaded,
-        "rows": rows.collect::<Vec<_>>(),
+        "peak_mib": peak, "pss_mib": shared, "rows": rows.collect::<Vec<_>>(),
     }))
 }
 

@@ -20,10 +20,10 @@ SCRIBE_MODELS = ROOT / "target" / "release" / "scribe-models"
 ENCODER, DECODER, GLUE = 70, 60, 5
 
 
-def profile(name, *arguments, shares=False):
+def profile(name, *arguments):
     """What examples/engine_profile.rs found, or None."""
     log = WORK / "logs" / f"profile-{name}.log"
-    result = measure([PROFILE, *arguments], log, shares=shares)
+    result = measure([PROFILE, *arguments], log)
     found = last_json(log)
     if result["exit"] or not found:
         say(f"engine_profile {name}: exit status {result['exit']}, see {log}")
@@ -152,13 +152,14 @@ def scale():
     figures, tables = {"streams": {}}, []
     recording = long_sound(60 if OPTIONS.few else 600)
     few = ["windows=2"] if OPTIONS.few else ["windows=32"]
-    found = profile("batches", "batches", MODELS["onnx"], recording, f"batch={'1,2,16' if OPTIONS.few else BATCHES}", *few, shares=True)
+    found = profile("batches", "batches", MODELS["onnx"], recording, f"batch={'1,2,16' if OPTIONS.few else BATCHES}", *few)
     if found:
         figures["batches"] = found
         tables.append(
             f"Windows side by side, one lane on one thread, {found['engine']}, greedy, windows of {found['seconds_a_window']} s; processor time. A lane "
             f"is made with all the room that it will ever have, for {found['most']} windows, whatever the batch: {memory_line(found)}. "
-            "The element has no property for it: a lane takes as many windows as there are.\n\n" + table(BATCH_HEAD, batch_rows(found)) + f"\n\n{peaks_line(found['peaks'])}"
+            "The element has no property for it: a lane takes as many windows as there are. At most {found['peak_mib']:.0f} MiB resident, "
+            f"{found['pss_mib']:.0f} proportional at the end.\n\n" + table(BATCH_HEAD, batch_rows(found)) + f"\n\n{peaks_line(found['peaks'])}"
         )
     streams = scaling_streams(figures["streams"])
     if streams:
@@ -224,12 +225,12 @@ SIZES_BATCHES = (1, 2, 4, 8)
 def imported(size):
     """That model as scribe's engine takes it."""
     folder = WORK / "made" / "models"
-    encoder = folder / f"{size}-onnx-int8.encoder.onnx"
+    encoder = folder / f"made-{size}-onnx-int8.encoder.onnx"
     if not encoder.is_file():
         say(f"making a model of the size of {size} with random weights")
         source = made.make(CT2, WORK / "made", size)
         command = [SCRIBE_MODELS, "import", source, "--type", "onnx-int8", "--dir", folder]
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
     return encoder
 
 
@@ -241,11 +242,11 @@ def sizes():
     lines = []
     for size in ("tiny.en", *made.SIZES):
         model = MODELS["onnx"] if size == "tiny.en" else imported(size)
-        ours = profile(size, "batches", model, recording, f"batch={batches}", f"windows={windows}", shares=True)
+        ours = profile(size, "batches", model, recording, f"batch={batches}", f"windows={windows}")
         log = WORK / "logs" / f"sizes-ct2-{size}.log"
         source = CT2 if size == "tiny.en" else made.make(CT2, WORK / "made", size)
         os.environ["OMP_NUM_THREADS"] = "1"
-        result = measure([sys.executable, HERE / "ct2_parts.py", source, recording, windows, *batches.split(",")], log, shares=True)
+        result = measure([sys.executable, HERE / "ct2_parts.py", source, recording, windows, *batches.split(",")], log)
         theirs = last_json(log)
         figures[size] = {"scribe onnx": ours, "ctranslate2": theirs, "ctranslate2_process": result}
         if not ours:
@@ -265,8 +266,8 @@ def sizes():
             lines.append(cells + [""] * (10 - len(cells)))
         peak = f"{theirs['peak_mib']:.0f}" if theirs else "not known"
         tables.append(
-            f"- {size}: {memory_line(ours)}; whole process at most {ours['process']['peak_mib']:.0f} MiB resident, "
-            f"{ours['process']['pss_mib']:.0f} proportional; up to {ours['most']} windows a lane. ctranslate2 with its batches, in Python: {peak} MiB."
+            f"- {size}: {memory_line(ours)}; whole process at most {ours['peak_mib']:.0f} MiB resident, "
+            f"{ours['pss_mib']:.0f} proportional at the end; up to {ours['most']} windows a lane. ctranslate2 with its batches, in Python: {peak} MiB."
         )
     os.environ.pop("OMP_NUM_THREADS", None)
     head = ["size", "batch", "scribe: encoder, ms a window", "of its limit", "decoder, ms a token", "of its limit"]

@@ -68,7 +68,8 @@ def make(source, folder, size):
     """The folder of a model of that size."""
     import numpy
 
-    folder = folder / size
+    # Not the real one's name.
+    folder = folder / f"made-{size}"
     if (folder / "model.bin").is_file():
         return folder
     width, layers, heads = SIZES[size]
@@ -106,7 +107,7 @@ def make(source, folder, size):
         for layer in range(layers)
         if "/layer_0/" in pair[0]
     ]
-    part = folder.with_name(size + ".part")
+    part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     (part / "model.bin").write_bytes(write(head, made, kept))
