@@ -158,7 +158,7 @@ def scale():
         tables.append(
             f"Windows side by side, one lane on one thread, {found['engine']}, greedy, windows of {found['seconds_a_window']} s; processor time. A lane "
             f"is made with all the room that it will ever have, for {found['most']} windows, whatever the batch: {memory_line(found)}. "
-            "The element has no property for it: a lane takes as many windows as there are. At most {found['peak_mib']:.0f} MiB resident, "
+            f"The element has no property for it: a lane takes as many windows as there are. At most {found['peak_mib']:.0f} MiB resident, "
             f"{found['pss_mib']:.0f} proportional at the end.\n\n" + table(BATCH_HEAD, batch_rows(found)) + f"\n\n{peaks_line(found['peaks'])}"
         )
     streams = scaling_streams(figures["streams"])
