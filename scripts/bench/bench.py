@@ -96,7 +96,7 @@ def wer():
 
         for ours in SCRIBES:
             # The better of faster-whisper's two is what the goal speaks of; the best of all beside it, if that is another.
-            for theirs in dict.fromkeys((best(FASTER), best((*FASTER, "whisper.cpp")))):
+            for theirs in dict.fromkeys((best(FASTER), best(n for n in WER_SYSTEMS if n not in SCRIBES))):
                 if not theirs:
                     continue
                 both = [[piece for r in members for piece in drawn[n, r["id"]]] for n in (ours, theirs)]

@@ -28,6 +28,9 @@ def profile(name, *arguments):
     if result["exit"] or not found:
         say(f"engine_profile {name}: exit status {result['exit']}, see {log}")
         return None
+    if not all(row.get("windows", 1) for row in found.get("runs", found.get("rows", []))):
+        say(f"engine_profile {name}: the engine counts no times (Meter in src/inference/times.rs)")
+        return None
     return {**found, "process": result}
 
 
