@@ -4,7 +4,7 @@
 # Figures beside other systems, all in the same run; docs/benchmarks.md is written from them.
 #
 #   scripts/bench.sh                          everything, then the report (a quiet machine and hours of time)
-#   scripts/bench.sh [--fresh] [--rounds N] [wer|speed|where|scale|sizes|words|nonspeech|isolation|memory]...
+#   scripts/bench.sh [--fresh] [--rounds N] [--without SYSTEM] [wer|speed|where|scale|sizes|words|nonspeech|isolation|memory]...
 #   scripts/bench.sh --few N [PART]...        a trial on N files of each kind; nothing is kept
 #   scripts/bench.sh report                   docs/benchmarks.md from the newest figures of each part
 #

@@ -218,7 +218,7 @@ def speed():
         for round_ in range(OPTIONS.rounds):
             # Each round goes the other way round: who comes first has a cooler machine, or a warmer cache.
             for name in SPEED_SYSTEMS[:: -1 if round_ % 2 else 1]:
-                if name in SLOW and round_ > 0:
+                if name in OPTIONS.without or (name in SLOW and round_ > 0):
                     continue
                 tried = [once(name, way, rows, case, round_) for way in open_ways[name]]
                 best = min(tried, key=lambda r: (r["files_done"] < len(rows), r["wall"]))
@@ -482,6 +482,7 @@ def main():
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--fresh", action="store_true", help="also redo outputs that are there")
     parser.add_argument("--rounds", type=int, default=3, help="of parts speed, where and scale")
+    parser.add_argument("--without", action="append", default=[], metavar="SYSTEM", help="not in part speed: whispertranscriber takes an hour")
     parser.add_argument("--few", type=int, default=0, metavar="N", help="a trial: N files a category, nothing is kept in benches/runs")
     parser.parse_args(namespace=OPTIONS)
     engines.OPTIONS = OPTIONS

@@ -68,6 +68,16 @@ def high_water(pid):
     return None
 
 
+def family(pid):
+    """A process and those that it has started."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            for children in Path(f"/proc/{one}/task").glob("*/children"):
+                found += map(int, children.read_text().split())
+    return found
+
+
 def proportional(pid):
     """Resident memory in MiB, of which what several processes share counts in part."""
     with contextlib.suppress(OSError):
@@ -82,7 +92,8 @@ def measure(command, log, limit=None, shares=False):
     most of its proportional memory too, looked at five times a second.
 
     The peak is the kernel's own mark (VmHWM), read until the process ends: what wait4 says would hold
-    the memory of this program too, from which the process was forked.
+    the memory of this program too, from which the process was forked. Where it has started others, the marks
+    of those that run are added up.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
@@ -98,8 +109,9 @@ def measure(command, log, limit=None, shares=False):
                 process.wait(0.2 if shares else 0.05)
                 break
             except subprocess.TimeoutExpired:
-                peak = max(peak, high_water(process.pid) or 0.0)
-                pss = max(pss, shares and proportional(process.pid) or 0.0)
+                pids = family(process.pid)
+                peak = max(peak, sum(high_water(pid) or 0.0 for pid in pids))
+                pss = max(pss, sum(proportional(pid) or 0.0 for pid in pids) if shares else 0.0)
                 if limit and time.monotonic() - start > limit:
                     process.kill()
         wall = time.monotonic() - start
