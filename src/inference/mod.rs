@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod nvml;
 pub mod onnx;
 pub(crate) mod pages;
+pub mod times;
 mod whisper;
 pub mod whisper_cpp;
 
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 pub use cancel::CancelToken;
 
 use crate::transcript::Task;
+use times::Times;
 
 /// What went wrong in an engine, with the model and the sizes that belong to it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
@@ -279,6 +281,10 @@ pub trait SpeechModel: Send + Sync {
     fn knows_language(&self, code: &str) -> bool;
     /// Makes what one thread needs to run it.
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError>;
+    /// What its parts have taken; nothing where the engine does not count it.
+    fn times(&self) -> Times {
+        Times::default()
+    }
     /// The process it runs in; `None` for ours.
     fn process(&self) -> Option<ProcessStats> {
         None
@@ -343,6 +349,10 @@ pub struct VadProbs {
 pub trait VadModel: Send + Sync {
     /// Makes what one thread needs to run it.
     fn lane(&self) -> Result<Box<dyn Vad>, EngineError>;
+    /// What it has taken; nothing where the engine does not count it.
+    fn times(&self) -> Times {
+        Times::default()
+    }
 }
 
 /// One lane of a voice activity model.

@@ -16,6 +16,7 @@ use crate::inference::isolated::Isolation;
 use crate::inference::manifest;
 use crate::inference::onnx::vad::SileroSpec;
 use crate::inference::onnx::whisper::OnnxWhisperSpec;
+use crate::inference::times::Times;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::{
     BatchParams, CancelToken, Decoded, EngineError, Language, ProcessStats, VAD_FRAME, VadBlock,
@@ -321,6 +322,13 @@ impl Models {
     /// What the registry says of the speech model.
     pub fn speech_stats(&self) -> ModelStats {
         self.speech.stats()
+    }
+
+    /// What the parts of both models have taken since they were loaded.
+    pub fn times(&self) -> Times {
+        let speech = self.speech.model().map(|m| m.times());
+        let vad = self.vad.as_ref().and_then(Lease::model).map(|m| m.times());
+        speech.unwrap_or_default() + vad.unwrap_or_default()
     }
 
     /// Model, engine and instruction sets.

@@ -10,6 +10,7 @@ use super::beams::Beams;
 use super::decode::{self, Chance, Choice};
 use super::header::MARKS;
 use super::runner::{Runner, Step, failed};
+use crate::inference::times::Part;
 use crate::inference::whisper::{
     MAX_PROMPT_TOKENS, MAX_TOKENS, gaps, language_code, language_id, prompt_text, unknown_language,
 };
@@ -260,17 +261,20 @@ impl Lane {
             return Ok(());
         };
         let size = found.len() / self.entries.len();
-        for (entry, found) in self.entries.iter_mut().zip(found.chunks_exact(size.max(1))) {
-            let last_mark = match entry.stage {
-                Stage::Marks(n) => n + 1 == entry.marks.len(),
-                _ => false,
-            };
-            // Of several texts one is left in the end, and read once more.
-            let one = matches!((&entry.stage, &entry.search), (Stage::Text, Search::One(_)));
-            if last_mark || one {
-                entry.attention.push(found, rows, 0);
+        let entries = self.entries.iter_mut().zip(found.chunks_exact(size.max(1)));
+        self.shared.meter.time(Part::Alignment, || {
+            for (entry, found) in entries {
+                let last_mark = match entry.stage {
+                    Stage::Marks(n) => n + 1 == entry.marks.len(),
+                    _ => false,
+                };
+                // Of several texts one is left in the end, and read once more.
+                let one = matches!((&entry.stage, &entry.search), (Stage::Text, Search::One(_)));
+                if last_mark || one {
+                    entry.attention.push(found, rows, 0);
+                }
             }
-        }
+        });
         Ok(())
     }
 
@@ -499,7 +503,8 @@ impl Entry {
         let avg_logprob = decode::mean_logprob(text);
         let text: Vec<&Choice> = text.iter().filter(|c| c.token != end).collect();
         let ends = if params.word_times {
-            self.attention.ends(text.len())
+            let meter = &shared.meter;
+            meter.time(Part::Alignment, || self.attention.ends(text.len()))
         } else {
             None
         };

@@ -22,6 +22,9 @@ mod header;
 mod lane;
 mod runner;
 mod vocabulary;
+mod work;
+
+pub use work::Work;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -32,6 +35,7 @@ use ort::session::Session;
 use super::checked::{self, Digest};
 use super::cuda::Room;
 use super::protobuf;
+use crate::inference::times::{Meter, Times};
 use crate::inference::{
     EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
@@ -123,6 +127,11 @@ impl OnnxWhisperSpec {
         })
     }
 
+    /// What its parts have to do.
+    pub fn work(&self) -> Result<Work, EngineError> {
+        Ok(Work::of(&self.header()?))
+    }
+
     fn header(&self) -> Result<Header, EngineError> {
         let invalid = |why: String| EngineError::InvalidModel {
             path: self.encoder.clone(),
@@ -192,6 +201,7 @@ struct Shared {
     vocabulary: Vocabulary,
     /// Heads that follow the sound.
     followers: usize,
+    meter: Arc<Meter>,
 }
 
 impl OnnxWhisperModel {
@@ -252,6 +262,7 @@ impl OnnxWhisperModel {
                 multilingual: header.multilingual(),
                 vocabulary,
                 followers: header.alignment_heads.len(),
+                meter: Arc::default(),
             }),
             header: Arc::new(header),
             digests: [encoder_digest, decoder_digest],
@@ -282,7 +293,8 @@ impl OnnxWhisperModel {
 
     fn runner(&self, encoder: &Graph, decoder: &Graph) -> Pair {
         let header = Arc::clone(&self.header);
-        Pair::new(header, Arc::clone(encoder), Arc::clone(decoder))
+        let meter = Arc::clone(&self.shared.meter);
+        Pair::new(header, Arc::clone(encoder), Arc::clone(decoder), meter)
     }
 
     /// An encoder that no lane has, and whether it was tried.
@@ -344,6 +356,10 @@ impl SpeechModel for OnnxWhisperModel {
         let windows = self.header.windows();
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(Lane::new(shared, Box::new(runner), windows)))
+    }
+
+    fn times(&self) -> Times {
+        self.shared.meter.times()
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::{Arc, PoisonError};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, TensorRef};
 
-use super::cache::{Cache, Part};
+use super::cache::{self, Cache};
 use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
 use crate::inference::onnx::checked;
+use crate::inference::times::{Meter, Part};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 use crate::inference::{EngineError, pages};
 
@@ -80,6 +81,7 @@ pub(super) struct Pair {
     header: Arc<Header>,
     encoder: Graph,
     decoder: Graph,
+    meter: Arc<Meter>,
     names: Vec<LayerNames>,
     mel: LogMel,
     /// A window's spectrogram, `[3000, mels]`.
@@ -113,7 +115,7 @@ impl LayerNames {
 
 impl Pair {
     /// With all the room that it will take, untouched.
-    pub fn new(header: Arc<Header>, encoder: Graph, decoder: Graph) -> Self {
+    pub fn new(header: Arc<Header>, encoder: Graph, decoder: Graph, meter: Arc<Meter>) -> Self {
         let mel = LogMel::new(header.mels);
         Self {
             frames: vec![0.0; mel.len()],
@@ -123,6 +125,7 @@ impl Pair {
             names: (0..header.layers).map(LayerNames::of).collect(),
             encoder,
             decoder,
+            meter,
             header,
         }
     }
@@ -163,13 +166,16 @@ impl Pair {
     }
 
     fn encode(&mut self, samples: &[f32]) -> Result<(), EngineError> {
-        self.mel.window(samples, &mut self.frames);
+        let meter = &self.meter;
+        meter.time(Part::Mel, || self.mel.window(samples, &mut self.frames));
         let what = format!("{TASK}: encoding {:.1} s", samples.len() as f32 / 16_000.0);
         let error = |e: ort::Error| checked::error(&what, &e);
         let shape = [1, WINDOW_FRAMES, self.header.mels];
         let mel = TensorRef::from_array_view((shape, &self.frames[..])).map_err(error)?;
         let mut session = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let outputs = session.run(ort::inputs!["mel" => mel]).map_err(error)?;
+        let outputs = meter
+            .time(Part::Encoder, || session.run(ort::inputs!["mel" => mel]))
+            .map_err(error)?;
         for (layer, names) in self.names.iter().enumerate() {
             let (keys, values) = self.cache.sound(layer);
             for (name, to) in [(&names.cross_keys, keys), (&names.cross_values, values)] {
@@ -184,7 +190,12 @@ impl Pair {
     }
 
     /// Runs the decoder on `steps` tokens for each row of `part`, and takes in their keys and values.
-    fn step(&mut self, part: &Part, tokens: &[i64], steps: usize) -> Result<Step, EngineError> {
+    fn step(
+        &mut self,
+        part: &cache::Part,
+        tokens: &[i64],
+        steps: usize,
+    ) -> Result<Step, EngineError> {
         let (rows, windows) = (part.len(), part.windows.len());
         let what = format!("{TASK}: decoding {windows} windows");
         let error = |e: ort::Error| checked::error(&what, &e);
@@ -225,7 +236,11 @@ impl Pair {
         }
 
         let mut session = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut outputs = session.run(inputs).map_err(error)?;
+        let meter = &self.meter;
+        let mut outputs = meter
+            .time(Part::Decoder, || session.run(inputs))
+            .map_err(error)?;
+        meter.step(windows, rows * steps);
         let mut take = |name: &str| outputs.remove(name);
         let missing = |name: &str| failed(format!("no output named {name}"));
         let logits = take("logits").ok_or_else(|| missing("logits"))?;
