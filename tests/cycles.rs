@@ -186,7 +186,16 @@ fn window(samples: &[f32]) -> Window {
 }
 
 fn whisper() -> WhisperSpec {
-    speech_spec("", None, "cpu", 1, true, Isolation::InProcess).unwrap()
+    let model = repository("models/ggml-tiny.en-q8_0.bin");
+    speech_spec(
+        model.to_str().unwrap(),
+        None,
+        "cpu",
+        1,
+        true,
+        Isolation::InProcess,
+    )
+    .unwrap()
 }
 
 /// Whether nothing is loaded and nothing reserved any more.

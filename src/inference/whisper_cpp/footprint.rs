@@ -6,9 +6,12 @@
 //! other buffers is noticed. What counts is memory that nobody can take back: the pages of the model's file while it
 //! is read are the system's cache, and address space without pages costs nothing (each lane reserves some 600 MB of it).
 
+use std::sync::LazyLock;
+
 use super::alignment::Alignment;
 use super::header::{self, Header};
 use super::lane::{WARM_DECODERS, WIDEST_PASS};
+use super::simd;
 use crate::inference::whisper::MAX_TOKENS;
 use crate::inference::{Footprint, MAX_WINDOW_SAMPLES};
 
@@ -45,10 +48,16 @@ pub(super) enum Memory {
     Card,
 }
 
+/// Whether this build of ggml multiplies with AMX.
+fn has_amx() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| simd().contains(&"AMX_INT8"));
+    *HAS
+}
+
 /// Footprint of a model with this header, with or without word times.
 pub(super) fn footprint(header: &Header, word_times: bool, memory: Memory) -> Footprint {
     let sizes = Sizes::of(header, word_times);
-    let tensors = header::tensor_bytes(header);
+    let tensors = header::tensor_bytes(header, memory == Memory::Host && has_amx());
     // Tensors whose form changes on the way in pass through a copy of their own.
     let load_extra_bytes = CHECK_BYTES + header::largest_tensor_bytes(header);
     match memory {
@@ -326,7 +335,8 @@ mod tests {
                 let logged = dry_run(&header, word_times);
                 let sizes = Sizes::of(&header, word_times);
 
-                assert_close(header::tensor_bytes(&header), logged.weights, name);
+                let weights = header::tensor_bytes(&header, has_amx());
+                assert_close(weights, logged.weights, name);
                 let kv = [sizes.kv_self(1), sizes.kv_cross(), sizes.kv_pad()];
                 for (reckoned, logged) in kv.into_iter().zip(logged.kv) {
                     assert_close(reckoned, logged, name);

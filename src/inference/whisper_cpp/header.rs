@@ -74,6 +74,11 @@ const F32_EXPONENT: u32 = 0x7f80_0000;
 const F16_EXPONENT: u16 = 0x7c00;
 /// ggml begins each tensor at a multiple of this.
 const TENSOR_ALIGNMENT: u64 = 32;
+/// What ggml repacks for AMX: rows of a multiple of so many numbers, a multiple of so many rows.
+const AMX_ROW: u64 = 2048;
+const AMX_ROWS: u64 = 32;
+/// What that adds to a block.
+const AMX_SUM_BYTES: u64 = 4;
 
 /// The dimensions of a Whisper model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,11 +224,21 @@ pub fn peek(first: &[u8]) -> Result<Header, String> {
 }
 
 /// Bytes that the tensors of such a model take in memory.
-pub fn tensor_bytes(header: &Header) -> u64 {
-    expected_tensors(header)
-        .iter()
-        .map(|t| t.bytes().next_multiple_of(TENSOR_ALIGNMENT))
-        .sum()
+///
+/// Where ggml multiplies with `amx`, it repacks matrices of 8 bits whose rows are long enough, with a sum for each block
+/// (`ggml_backend_amx_get_alloc_size`).
+pub fn tensor_bytes(header: &Header, amx: bool) -> u64 {
+    let packed = |t: &Tensor| {
+        let repacked =
+            amx && t.kind.name == "q8_0" && t.dims[0] % AMX_ROW == 0 && t.dims[1] % AMX_ROWS == 0;
+        let sums = if repacked {
+            t.dims.iter().product::<u64>() / t.kind.block * AMX_SUM_BYTES
+        } else {
+            0
+        };
+        (t.bytes() + sums).next_multiple_of(TENSOR_ALIGNMENT)
+    };
+    expected_tensors(header).iter().map(packed).sum()
 }
 
 /// Bytes of its largest tensor.

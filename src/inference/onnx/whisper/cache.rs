@@ -455,7 +455,7 @@ mod tests {
         let mut cache = cache();
         cache.begin(6);
         cache.add(TEXT);
-        cache.add(TEXT);
+        cache.add(10);
         step_all(&mut cache, &[1.0; 12], 1);
         cache.shorten(1, 0);
         cache.grow(&(0..1), TEXT - 2);
