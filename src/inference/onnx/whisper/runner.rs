@@ -7,11 +7,12 @@ use std::sync::{Arc, PoisonError};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, TensorRef};
 
-use super::cache::{Cache, Part};
+use super::cache::{Cache, Part, SoundView};
 use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
 use crate::inference::onnx::checked;
+use crate::inference::onnx::cross::{PADDED, TILE};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 use crate::inference::{EngineError, pages};
 
@@ -175,15 +176,19 @@ impl Pair {
         let mel = TensorRef::from_array_view((shape, &self.frames[..])).map_err(error)?;
         let mut session = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = session.run(ort::inputs!["mel" => mel]).map_err(error)?;
+        let size = self.header.cross_values();
+        let given = |name: &str| -> Result<&[f32], EngineError> {
+            let found = outputs
+                .get(name)
+                .ok_or_else(|| failed(format!("no output named {name}")))?;
+            let (_, values) = found.try_extract_tensor::<f32>().map_err(error)?;
+            of_size(values, size, name)?;
+            of_numbers(values, name)?;
+            Ok(values)
+        };
         for (layer, names) in self.names.iter().enumerate() {
-            let (keys, values) = self.cache.sound(layer);
-            for (name, to) in [(&names.cross_keys, keys), (&names.cross_values, values)] {
-                let found = outputs
-                    .get(name)
-                    .ok_or_else(|| failed(format!("no output named {name}")))?;
-                let (_, found) = found.try_extract_tensor::<f32>().map_err(error)?;
-                copy(found, to, name)?;
-            }
+            self.cache.hear_keys(layer, given(&names.cross_keys)?);
+            self.cache.hear_values(layer, given(&names.cross_values)?);
         }
         Ok(())
     }
@@ -209,20 +214,33 @@ impl Pair {
         let tensor = TensorRef::from_array_view((shape, &self.mask[..])).map_err(error)?;
         inputs.push(("mask".into(), tensor.into()));
         for (layer, names) in self.names.iter().enumerate() {
-            let [cross_keys, cross_values, keys, values] = self.cache.layer(layer, part);
-            for (name, values, shape) in [
+            let view = self.cache.layer(layer, part);
+            for (name, sound, floats, halves) in [
                 (
                     &names.cross_keys,
-                    cross_keys,
+                    view.cross_keys,
                     [windows, heads, HEAD, POSITIONS],
+                    vec![windows, heads, PADDED / TILE, HEAD, TILE],
                 ),
                 (
                     &names.cross_values,
-                    cross_values,
+                    view.cross_values,
                     [windows, heads, POSITIONS, HEAD],
+                    vec![windows, heads, PADDED, HEAD],
                 ),
-                (&names.keys, keys, [rows, heads, HEAD, columns]),
-                (&names.values, values, [rows, heads, columns, HEAD]),
+            ] {
+                let input =
+                    match sound {
+                        SoundView::Floats(values) => TensorRef::from_array_view((floats, values))
+                            .map(SessionInputValue::from),
+                        SoundView::Halves(values) => TensorRef::from_array_view((halves, values))
+                            .map(SessionInputValue::from),
+                    };
+                inputs.push((name.as_str().into(), input.map_err(error)?));
+            }
+            for (name, values, shape) in [
+                (&names.keys, view.keys, [rows, heads, HEAD, columns]),
+                (&names.values, view.values, [rows, heads, columns, HEAD]),
             ] {
                 let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
                 inputs.push((name.as_str().into(), tensor.into()));
@@ -328,11 +346,9 @@ impl Runner for Pair {
     }
 }
 
-fn copy(from: &[f32], to: &mut [f32], name: &str) -> Result<(), EngineError> {
-    of_size(from, to.len(), name)?;
-    to.copy_from_slice(from);
+fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
     // One that is none makes each sum none.
-    if to.iter().sum::<f32>().is_finite() {
+    if values.iter().sum::<f32>().is_finite() {
         Ok(())
     } else {
         Err(failed(format!("the output {name} holds what is no number")))
