@@ -371,3 +371,59 @@ pub(super) fn failed(why: String) -> EngineError {
         why,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::inference::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
+
+    /// Of the encoder that `SCRIBE_STEP_ENCODER` names.
+    #[test]
+    #[ignore = "how long a step takes, for people"]
+    fn time() {
+        let encoder = PathBuf::from(std::env::var_os("SCRIBE_STEP_ENCODER").unwrap());
+        let spec = OnnxWhisperSpec {
+            decoder: OnnxWhisperSpec::decoder_beside(&encoder).unwrap(),
+            encoder,
+            name: "timed".into(),
+            cuda_device: None,
+            word_time_offset: 0,
+        };
+        let model = OnnxWhisperModel::load(&spec).unwrap();
+        let mut runner = model.runner(&model.encoder, &model.decoder);
+        let start = Instant::now();
+        for _ in 0..8 {
+            runner.begin(1);
+            runner.enter(&[0.1; 16_000], TEXT).unwrap();
+            runner.clear();
+        }
+        println!("encoding a window: {:?}", start.elapsed() / 8);
+        for (windows, rows) in [(8, 1), (4, 5), (1, 1), (1, 5)] {
+            runner.begin(rows);
+            for _ in 0..windows {
+                runner.cache.add(100);
+            }
+            let all = runner.cache.all();
+            runner.cache.grow(&all.windows, 40);
+            let mut best = Duration::MAX;
+            for _ in 0..20 {
+                let start = Instant::now();
+                runner.advance(&vec![WARM_TOKEN; all.len()]).unwrap();
+                best = best.min(start.elapsed());
+            }
+            println!("{windows} windows of {rows} rows: {best:?}");
+            runner.clear();
+        }
+        for tokens in [3, 224] {
+            runner.begin(1);
+            runner.cache.add(TEXT);
+            let start = Instant::now();
+            runner.read(0, &vec![WARM_TOKEN; tokens]).unwrap();
+            println!("reading {tokens} tokens: {:?}", start.elapsed());
+            runner.clear();
+        }
+    }
+}
