@@ -115,9 +115,9 @@ fn decoder_ports_of_halves(alignment: u64) -> Ports {
     let mut ports = decoder_ports(alignment);
     let tiles = cross::PADDED / cross::TILE;
     for port in &mut ports.inputs {
-        let shape = match &port.name[..7] {
-            "cross_k" => vec![HEADS, tiles, HEAD, cross::TILE],
-            "cross_v" => vec![HEADS, cross::PADDED, HEAD],
+        let shape = match port.name.rsplit_once('_') {
+            Some(("cross_k", _)) => vec![HEADS, tiles, HEAD, cross::TILE],
+            Some(("cross_v", _)) => vec![HEADS, cross::PADDED, HEAD],
             _ => continue,
         };
         let rest = shape.into_iter().map(|n| Some(n as u64));
