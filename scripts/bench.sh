@@ -4,7 +4,7 @@
 # Figures beside other systems, all in the same run; docs/benchmarks.md is written from them.
 #
 #   scripts/bench.sh                          everything, then the report (a quiet machine and hours of time)
-#   scripts/bench.sh [--fresh] [--rounds N] [wer|words|nonspeech|memory|speed]...
+#   scripts/bench.sh [--fresh] [--rounds N] [--without SYSTEM] [wer|speed|where|scale|sizes|words|nonspeech|isolation|memory]...
 #   scripts/bench.sh --few N [PART]...        a trial on N files of each kind; nothing is kept
 #   scripts/bench.sh report                   docs/benchmarks.md from the newest figures of each part
 #
@@ -37,10 +37,14 @@ if [ "${SCRIBE_BENCH_BUILT:-0}" != 1 ]; then
     profile=release target=target
     # shellcheck source=scripts/engine.sh
     . scripts/engine.sh
-    cargo build --release --locked --features cli --lib --example batch || die "the build failed" "make build"
+    cargo build --release --locked --features cli --lib --bin scribe-models --bin scribe-worker --example batch --example engine_profile || die "the build failed" "make build"
 fi
-[ -x target/release/examples/batch ] || die "target/release/examples/batch is missing" "make build"
-[ -f models/ggml-tiny.en-q8_0.bin ] || die "the default models are missing" "make models"
+for program in scribe-models scribe-worker examples/batch examples/engine_profile; do
+    [ -x "target/release/$program" ] || die "target/release/$program is missing" "make build"
+done
+for model in ggml-tiny.en-q8_0.bin whisper-tiny.en-onnx-int8.encoder.onnx whisper-tiny.en-onnx-int8.decoder.onnx; do
+    [ -f "models/$model" ] || die "models/$model is missing" "make models"
+done
 
 # --- Python: peers and measures -------------------------------------------------------------------
 # SCRIBE_BENCH_PYTHON: an environment that has the requirements.

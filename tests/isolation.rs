@@ -1918,7 +1918,6 @@ fn messages() -> impl Strategy<Value = Message> {
     let params = (any::<(u32, u32, bool, bool)>(), 0.0..1.0_f32).prop_map(|(rest, temperature)| {
         BatchParams {
             beam: rest.0,
-            sure: (rest.0 > 100).then_some(temperature),
             temperature,
             best_of: rest.1,
             timestamps: rest.2,

@@ -68,15 +68,36 @@ def high_water(pid):
     return None
 
 
-def measure(command, log, limit=None):
-    """Wall and CPU seconds of the whole process, loading included, and its peak resident memory in MiB.
+def family(pid):
+    """A process and those that it has started."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            for children in Path(f"/proc/{one}/task").glob("*/children"):
+                found += map(int, children.read_text().split())
+    return found
+
+
+def proportional(pid):
+    """Resident memory in MiB, of which what several processes share counts in part."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+        if found:
+            return int(found.group(1)) / 1024
+    return None
+
+
+def measure(command, log, limit=None, shares=False):
+    """Wall and CPU seconds of the whole process, loading included, and its peak resident memory in MiB; with `shares` the
+    most of its proportional memory too, looked at five times a second.
 
     The peak is the kernel's own mark (VmHWM), read until the process ends: what wait4 says would hold
-    the memory of this program too, from which the process was forked.
+    the memory of this program too, from which the process was forked. Where it has started others, the marks
+    of those that run are added up.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
-    peak = 0.0
+    peak = pss = 0.0
     with open(log, "w", encoding="utf-8") as out:
         out.write(" ".join(map(str, command)) + "\n")
         out.flush()
@@ -85,27 +106,45 @@ def measure(command, log, limit=None):
         process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out, cwd=ROOT, env=environment())
         while True:
             try:
-                process.wait(0.05)
+                process.wait(0.2 if shares else 0.05)
                 break
             except subprocess.TimeoutExpired:
-                peak = max(peak, high_water(process.pid) or 0.0)
+                pids = family(process.pid)
+                peak = max(peak, sum(high_water(pid) or 0.0 for pid in pids))
+                pss = max(pss, sum(proportional(pid) or 0.0 for pid in pids) if shares else 0.0)
                 if limit and time.monotonic() - start > limit:
                     process.kill()
         wall = time.monotonic() - start
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
+    figures = {
         "exit": process.returncode,
         "wall": round(wall, 3),
         "cpu": round(cpu, 3),
         "peak_mib": round(peak, 1),
         "load_before": round(load, 2),
     }
+    return {**figures, "pss_mib": round(pss, 1)} if shares else figures
+
+
+def last_json(log):
+    """What a program printed last, if that is JSON."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    with contextlib.suppress(json.JSONDecodeError, IndexError):
+        found = json.loads(lines[-1])
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def two_cores():
+    """All that this program starts has two cores, on a machine of more too: what is told to the peers, and what scribe finds
+    by itself."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def output_of(*command):
     try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=120).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=1200).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
@@ -140,20 +179,36 @@ def machine():
     }
 
 
-def engine():
-    """What `stats` of scribetranscriber says it runs on: engine and instruction sets."""
+# scribe's engines, by the model that each is for: named, whatever the default is.
+MODELS = {"onnx": "whisper-tiny.en-onnx-int8", "whispercpp": "whisper-tiny.en-q8_0"}
+
+
+def stats(model, files):
+    """`stats` of a scribetranscriber that has done the first of these files, the others beside it in the same process."""
     script = """
-import gi, sys
+import gi, json, sys
 gi.require_version('Gst', '1.0')
 from gi.repository import Gst
 Gst.init(None)
-p = Gst.parse_launch('filesrc location=%s ! decodebin ! audioconvert ! scribetranscriber name=t ! fakesink' % sys.argv[1])
+branch = 'filesrc location="%s" ! decodebin ! audioconvert ! scribetranscriber name=t%d model=%s ! fakesink'
+p = Gst.parse_launch(' '.join(branch % (f, n, sys.argv[1]) for n, f in enumerate(sys.argv[2:])))
 p.set_state(Gst.State.PLAYING)
-p.get_bus().timed_pop_filtered(60 * Gst.SECOND, Gst.MessageType.EOS | Gst.MessageType.ERROR)
-print(p.get_by_name('t').get_property('stats').get_string('engine'))
+p.get_bus().timed_pop_filtered(Gst.CLOCK_TIME_NONE, Gst.MessageType.EOS | Gst.MessageType.ERROR)
+s = p.get_by_name('t0').get_property('stats')
+names = [s.nth_field_name(n) for n in range(s.n_fields())]
+print(json.dumps({n: v for n in names if isinstance(v := s.get_value(n), (str, int, float))}))
 p.set_state(Gst.State.NULL)
 """
-    return output_of("/usr/bin/python3", "-c", script, str(ROOT / "tests/data/speech_short.flac")) or "unknown"
+    said = output_of("/usr/bin/python3", "-c", script, model, *map(str, files))
+    with contextlib.suppress(json.JSONDecodeError):
+        return json.loads(said)
+    return {}
+
+
+def engine():
+    """What scribetranscriber says it runs on: engines and instruction sets."""
+    found = [stats(model, [ROOT / "tests/data/speech_short.flac"]).get("engine", "unknown") for model in MODELS.values()]
+    return "; ".join(found)
 
 
 def run_folder():
@@ -236,6 +291,42 @@ def derived():
 
 # Without overlapping speech: there one text can be right.
 DERIVED = ("d01_single", "d09_panel12", "d12_anthology", "d13_lj_chapter", "d14_clean20")
+
+
+def joined(name, seconds, part=0, of=1):
+    """Recordings of wer/ one after the other, 0.7 s of faint noise between, at least so long: in an order by chance, always
+    the same, and in another one once all are in. Parts of the same order have none in common."""
+    import numpy
+
+    folder = WORK / "joined"
+    file, noted = folder / f"{name}-{seconds:.0f}s.flac", folder / f"{name}-{seconds:.0f}s.json"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        random = numpy.random.default_rng(1)
+        rows = read_tsv(DATA / "wer" / "refs.tsv")
+        parts, chosen, long, order = [], [], 0.0, []
+        while long < seconds:
+            if not order:
+                order = [rows[n] for n in random.permutation(len(rows))[part::of]]
+            row = order.pop()
+            # The longest one would make a short file much longer than was asked for.
+            if long + float(row["seconds"]) > seconds + LONG_SECONDS:
+                continue
+            command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(DATA / row["file"]), "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
+            sound = subprocess.run(command, capture_output=True, check=True).stdout
+            pause = (5 * numpy.random.default_rng(len(parts)).standard_normal(11200)).astype("<i2").tobytes()
+            parts += [sound, pause]
+            chosen.append(row)
+            long += len(sound + pause) / 32000
+        unfinished = file.with_suffix(".part.flac")
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-f", "s16le", "-ar", "16000", "-ac", "1", "-i", "-", str(unfinished)]
+        subprocess.run(command, input=b"".join(parts), check=True)
+        ids = [row["id"] for row in chosen]
+        document = {"seconds": round(long, 1), "ids": ids, "different": len(set(ids)), "text": " ".join(row["text"] for row in chosen)}
+        noted.write_text(json.dumps(document))
+        unfinished.rename(file)
+    known = json.loads(noted.read_text())
+    return {"id": file.stem, "category": "joined", "seconds": known["seconds"], "file": file, "text": known["text"], "different": known["different"], "of": len(known["ids"])}
 
 
 def recordings():

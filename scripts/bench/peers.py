@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MPL-2.0
 """The systems that scribe is compared with, as a program: peers.py SYSTEM --out DIR FILE...
 
-One JSON a file: {"id", "text", "words": [{"word", "start", "end"}]}. SYSTEM is faster-whisper or whisper.cpp.
+One JSON a file: {"id", "text", "words": [{"word", "start", "end"}]}. SYSTEM is faster-whisper or whisper.cpp. The last line
+that it prints has the seconds from its start (`start`: what came before the first recording) and the processor's.
 """
 
 import argparse
 import concurrent.futures
 import json
+import time
 from pathlib import Path
+
+BEGAN = time.monotonic()
 
 
 def decoded(path):
@@ -71,6 +75,7 @@ def whisper_cpp(options):
 
 def work(options, files):
     one = {"faster-whisper": faster_whisper, "whisper.cpp": whisper_cpp}[options.system](options)
+    ready, cpu = time.monotonic(), time.process_time()
 
     def store(path):
         text, words = one(path)
@@ -82,6 +87,8 @@ def work(options, files):
     else:
         for path in files:
             store(path)
+    figures = {"start": ready - BEGAN, "start_cpu": cpu, "work": time.monotonic() - ready, "work_cpu": time.process_time() - cpu}
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
 
 
 def main():

@@ -8,9 +8,13 @@ from systems import EXPLAINED
 
 PARTS = (
     ("wer", "Word error rate", "Both sides through Whisper's English normaliser; errors are summed over files and then divided."),
-    ("speed", "Speed", "Wall time above all: it is what a user waits for. More than 1 x is faster than faster-whisper, sequential. A system with (FAILED) gave no text: its time is that until it died."),
+    ("speed", "Speed", "Wall time above all: it is what a user waits for. More than 1 is faster than the peer. A system with (FAILED) gave no text for some file: its time is that until it died."),
+    ("where", "Where the time goes", ""),
+    ("scale", "Batches and streams", ""),
+    ("sizes", "Larger models", ""),
     ("words", "Word times", "Against forced alignments of short utterances (`words/utterances.ctm`)."),
     ("nonspeech", "Sounds without speech", ""),
+    ("isolation", "In a process of its own", ""),
     ("memory", "Memory", ""),
     ("diarize", "Who spoke when", ""),
     ("voices", "Voices", ""),

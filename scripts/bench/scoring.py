@@ -24,6 +24,39 @@ def errors(reference, hypothesis):
     return {"words": words, "sub": found.substitutions, "del": found.deletions, "ins": found.insertions}
 
 
+# Words of a piece of a long recording: about ten seconds.
+PIECE = 25
+
+
+def pieces(reference, hypothesis):
+    """The counts of `errors` by pieces of 25 words of the reference: those of a long recording that a bootstrap draws. Which
+    piece an error is in, the alignment of the whole says."""
+    import jiwer
+
+    reference, hypothesis = normaliser()(reference), normaliser()(hypothesis)
+    words = len(reference.split())
+    count = max(1, round(words / PIECE))
+    found = [{"words": 0, "sub": 0, "del": 0, "ins": 0} for _ in range(count)]
+
+    def piece(word):
+        return found[min(word, words - 1) * count // words]
+
+    for word in range(words):
+        piece(word)["words"] += 1
+    if not words or not hypothesis.strip():
+        for own in found:
+            own["del"] = own["words"]
+        return found
+    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
+        key = {"substitute": "sub", "delete": "del"}.get(chunk.type)
+        if key:
+            for word in range(chunk.ref_start_idx, chunk.ref_end_idx):
+                piece(word)[key] += 1
+        elif chunk.type == "insert":
+            piece(chunk.ref_start_idx)["ins"] += chunk.hyp_end_idx - chunk.hyp_start_idx
+    return found
+
+
 def total(counts):
     """Errors summed over files and then divided: no mean of files."""
     summed = {key: sum(c[key] for c in counts) for key in ("words", "sub", "del", "ins")}
@@ -35,7 +68,7 @@ def total(counts):
 
 
 def bootstrap(ours, theirs, rounds=10000, seed=20261124):
-    """Difference of the error rates (ours - theirs, in points) with its 95 % interval: whole files are
+    """Difference of the error rates (ours - theirs, in points) with its 95 % interval: whole files, or pieces, are
     drawn with replacement, the same ones for both."""
     import numpy
 

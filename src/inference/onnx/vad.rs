@@ -10,6 +10,7 @@ use ort::session::Session;
 use ort::value::TensorRef;
 
 use super::checked::{self, Port, Ports};
+use crate::inference::times::{Meter, Part, Times};
 use crate::inference::{
     EngineError, Footprint, VAD_FRAME, Vad, VadBlock, VadModel, VadProbs, VadState,
 };
@@ -44,10 +45,12 @@ impl SileroSpec {
 /// The loaded graph. One session serves all streams: a call for a second of sound takes half a millisecond.
 pub struct SileroModel {
     session: Arc<Mutex<Session>>,
+    meter: Arc<Meter>,
 }
 
 struct SileroLane {
     session: Arc<Mutex<Session>>,
+    meter: Arc<Meter>,
 }
 
 impl SileroModel {
@@ -56,6 +59,7 @@ impl SileroModel {
         let session = checked::load(&spec.path, &ports())?;
         let model = Self {
             session: Arc::new(Mutex::new(session)),
+            meter: Arc::default(),
         };
         let probe = VadBlock {
             samples: checked::probe(FRAMES_A_CALL * VAD_FRAME),
@@ -96,7 +100,12 @@ impl VadModel for SileroModel {
     fn lane(&self) -> Result<Box<dyn Vad>, EngineError> {
         Ok(Box::new(SileroLane {
             session: Arc::clone(&self.session),
+            meter: Arc::clone(&self.meter),
         }))
+    }
+
+    fn times(&self) -> Times {
+        self.meter.times()
     }
 }
 
@@ -115,7 +124,7 @@ impl Vad for SileroLane {
         }
         let mut probs = Vec::with_capacity(frames);
         for piece in samples.chunks(FRAMES_A_CALL * VAD_FRAME) {
-            let (piece_probs, next) = self.call(piece, state)?;
+            let (piece_probs, next) = self.meter.time(Part::Vad, || self.call(piece, state))?;
             probs.extend(piece_probs);
             state = next;
         }

@@ -2,8 +2,7 @@
 //! Keys and values of the windows that are decoded side by side: those of the sound, and those of the texts so far.
 //!
 //! The graphs own none of it. A window has as many rows as texts are followed in it, one behind the other, and its sound
-//! once. Windows lie one behind the other too: first those in work, then those that are set aside, of which nothing but the
-//! sound is kept. One that is done is replaced by the last. Those of the texts lie in as many columns as the longest of them needs, rounded up to 32: a step reads all
+//! once. Windows lie one behind the other too, and one that is done is replaced by the last. Those of the texts lie in as many columns as the longest of them needs, rounded up to 32: a step reads all
 //! columns of all rows. The room is for so many columns of all rows together: few long texts, or many short ones.
 
 use std::ops::Range;
@@ -27,8 +26,6 @@ pub(super) struct Cache {
     /// Rows of a window.
     rows: usize,
     windows: Vec<Texts>,
-    /// Those of them that are in work.
-    active: usize,
     columns: usize,
     layers: Vec<Layer>,
 }
@@ -105,14 +102,6 @@ impl Sound {
         either!(self, values => values.copy_within(range, to));
     }
 
-    /// Exchanges what is in two places, the first before the second.
-    fn swap(&mut self, [first, second]: [usize; 2], length: usize) {
-        either!(self, values => {
-            let (before, behind) = values.split_at_mut(second);
-            before[first..first + length].swap_with_slice(&mut behind[..length]);
-        });
-    }
-
     /// Takes in what the encoder gave for a window; halves in another order.
     fn take(&mut self, at: usize, from: &[f32], arrange: fn(&[f32], &mut [u16])) {
         match self {
@@ -169,7 +158,6 @@ impl Cache {
             columns_most: columns,
             rows: 1,
             windows: Vec::with_capacity(windows),
-            active: 0,
             columns: COLUMNS,
             layers: std::iter::repeat_with(layer).take(header.layers).collect(),
         }
@@ -185,9 +173,9 @@ impl Cache {
         })
     }
 
-    /// Begins with windows of up to so many rows, and says how many there will be. None may be in work.
+    /// Begins with windows of up to so many rows, and says how many there will be. None may be in it.
     pub fn begin(&mut self, rows: usize) -> usize {
-        debug_assert_eq!(self.active, 0);
+        debug_assert!(self.windows.is_empty());
         self.rows = rows.clamp(1, self.columns_most / TEXT);
         self.columns = COLUMNS;
         self.rows
@@ -195,24 +183,20 @@ impl Cache {
 
     /// Whether one more window fits, with up to so many tokens in each row.
     pub fn has_room(&self, most: usize) -> bool {
-        let longest = self.windows[..self.active].iter().map(|w| w.most);
-        self.windows.len() < self.windows_most
-            && self.fits(self.active + 1, longest.fold(most, usize::max))
+        let longest = self.windows.iter().map(|w| w.most).fold(most, usize::max);
+        let windows = self.windows.len() + 1;
+        windows <= self.windows_most && windows * self.rows * columns(longest) <= self.columns_most
     }
 
-    fn fits(&self, windows: usize, longest: usize) -> bool {
-        windows * self.rows * columns(longest) <= self.columns_most
-    }
-
-    /// Windows that are in work.
-    pub fn active(&self) -> usize {
-        self.active
+    /// Windows that are in it.
+    pub fn windows(&self) -> usize {
+        self.windows.len()
     }
 
     /// All of them.
     pub fn all(&self) -> Part {
         Part {
-            windows: 0..self.active,
+            windows: 0..self.windows.len(),
             rows: self.rows,
         }
     }
@@ -240,20 +224,15 @@ impl Cache {
         self.windows[window].length = length;
     }
 
-    /// Adds a window without text, the last in work, for texts of up to `most` tokens. Its sound comes with
-    /// [`Self::hear_keys`] and [`Self::hear_values`].
+    /// Adds a window without text, for texts of up to `most` tokens. Its sound comes with [`Self::hear_keys`] and
+    /// [`Self::hear_values`].
     pub fn add(&mut self, most: usize) {
         self.windows.push(Texts { length: 0, most });
-        let last = self.windows.len() - 1;
-        self.windows.swap(self.active, last);
-        // What is set aside there makes room.
-        self.copy_sound(self.active, last);
-        self.active += 1;
     }
 
-    /// Takes in a layer's keys of the sound, of the last window in work: `[heads, 64, 1500]`.
+    /// Takes in a layer's keys of the last window's sound: `[heads, 64, 1500]`.
     pub fn hear_keys(&mut self, layer: usize, keys: &[f32]) {
-        let at = (self.active - 1) * self.cross_window;
+        let at = (self.windows.len() - 1) * self.cross_window;
         self.layers[layer]
             .cross_keys
             .take(at, keys, cross::arrange_keys);
@@ -261,7 +240,7 @@ impl Cache {
 
     /// The same of its values: `[heads, 1500, 64]`.
     pub fn hear_values(&mut self, layer: usize, values: &[f32]) {
-        let at = (self.active - 1) * self.cross_window;
+        let at = (self.windows.len() - 1) * self.cross_window;
         self.layers[layer]
             .cross_values
             .take(at, values, cross::arrange_values);
@@ -270,79 +249,30 @@ impl Cache {
     /// Forgets all windows, and what they have left behind: a value that is no number would spread.
     pub fn clear(&mut self) {
         self.windows.clear();
-        self.active = 0;
         for layer in &mut self.layers {
             layer.keys.fill(0.0);
             layer.values.fill(0.0);
         }
     }
 
-    /// Forgets a window in work. The last in work takes its place, and the last set aside that one's.
+    /// The last window takes the place of this one.
     pub fn remove(&mut self, window: usize) {
-        let last = self.active - 1;
-        self.windows.swap(window, last);
-        self.copy_texts(last, window);
-        self.copy_sound(last, window);
-        self.windows.swap_remove(last);
-        self.copy_sound(self.windows.len(), last);
-        self.active = last;
-        // Whoever comes next has room as the texts are that are left.
-        self.fit(0);
-    }
-
-    /// Sets a window aside: its sound is kept, its texts are not. The last in work takes its place, and it that one's.
-    pub fn set_aside(&mut self, window: usize) {
-        let last = self.active - 1;
-        self.windows.swap(window, last);
-        self.windows[last].length = 0;
-        self.copy_texts(last, window);
-        self.active = last;
+        let last = self.windows.len() - 1;
+        self.windows.swap_remove(window);
         if window < last {
+            let own = self.rows * self.own_row();
             let cross = self.cross_window;
             for layer in &mut self.layers {
                 for sound in [&mut layer.cross_keys, &mut layer.cross_values] {
-                    sound.swap([window * cross, last * cross], cross);
+                    sound.copy_within(last * cross..(last + 1) * cross, window * cross);
+                }
+                for values in [&mut layer.keys, &mut layer.values] {
+                    values.copy_within(last * own..(last + 1) * own, window * own);
                 }
             }
         }
+        // Whoever comes next has room as the texts are that are left.
         self.fit(0);
-    }
-
-    /// Takes up again what was set aside, the first ones, as many as fit. None may be in work.
-    pub fn take_up(&mut self) {
-        debug_assert_eq!(self.active, 0);
-        let mut longest = 0;
-        for window in &self.windows {
-            longest = window.most.max(longest);
-            if !self.fits(self.active + 1, longest) {
-                break;
-            }
-            self.active += 1;
-        }
-    }
-
-    fn copy_sound(&mut self, from: usize, to: usize) {
-        if from == to {
-            return;
-        }
-        let cross = self.cross_window;
-        for layer in &mut self.layers {
-            for sound in [&mut layer.cross_keys, &mut layer.cross_values] {
-                sound.copy_within(from * cross..(from + 1) * cross, to * cross);
-            }
-        }
-    }
-
-    fn copy_texts(&mut self, from: usize, to: usize) {
-        if from == to {
-            return;
-        }
-        let own = self.rows * self.own_row();
-        for layer in &mut self.layers {
-            for values in [&mut layer.keys, &mut layer.values] {
-                values.copy_within(from * own..(from + 1) * own, to * own);
-            }
-        }
     }
 
     /// Another row of a window remembers what `from` does.
@@ -362,12 +292,12 @@ impl Cache {
 
     /// Has as many columns as the longest text needs when `more` tokens are added to each.
     pub fn fit(&mut self, more: usize) {
-        let lengths = self.windows[..self.active].iter().map(|w| w.length);
+        let lengths = self.windows.iter().map(|w| w.length);
         let columns = columns(lengths.max().unwrap_or(0) + more);
         if columns == self.columns {
             return;
         }
-        let (rows, old) = (self.active * self.rows, self.columns);
+        let (rows, old) = (self.windows.len() * self.rows, self.columns);
         for layer in &mut self.layers {
             restride(&mut layer.keys, rows * self.heads * HEAD, old, columns);
             restride(
@@ -507,7 +437,7 @@ mod tests {
                 halves::to_f32(values[0])
             }
         };
-        let windows = (0..cache.active()).map(|window| {
+        let windows = (0..cache.windows.len()).map(|window| {
             let layer = cache.layer(0, &Cache::first_row(window));
             [first(layer.cross_keys), first(layer.cross_values)]
         });
@@ -587,7 +517,7 @@ mod tests {
         assert_eq!(cache.begin(3), 3);
         for tag in [1.0, 2.0] {
             cache.add(200);
-            let window = cache.active() - 1;
+            let window = cache.windows() - 1;
             step(&mut cache, &Cache::first_row(window), &[tag], 2);
             cache.spread(window);
         }
@@ -649,7 +579,7 @@ mod tests {
             cache.add(10);
         }
 
-        assert_eq!((cache.active(), cache.columns()), (8, 32));
+        assert_eq!((cache.windows(), cache.columns()), (8, 32));
         step_all(&mut cache, &[2.0; 48], 9);
         assert_row(&cache, 47, 2.0, 0..9);
     }
@@ -667,52 +597,6 @@ mod tests {
 
             assert_eq!(sounds(&cache), [[3.0, -3.0], [2.0, -2.0]]);
         }
-    }
-
-    #[test]
-    fn what_is_set_aside_keeps_its_sound_and_begins_anew() {
-        for halves in [false, true] {
-            set_aside_and_taken_up(cache_of(halves));
-        }
-    }
-
-    fn set_aside_and_taken_up(mut cache: Cache) {
-        let add = |cache: &mut Cache, tag: f32| {
-            cache.add(200);
-            hear(cache, tag);
-        };
-        let sounds =
-            |cache: &Cache| -> Vec<f32> { sounds(cache).into_iter().map(|[key, _]| key).collect() };
-        for tag in [1.0, 2.0, 3.0, 4.0] {
-            add(&mut cache, tag);
-        }
-        step_all(&mut cache, &[1.0, 2.0, 3.0, 4.0], 40);
-
-        cache.set_aside(0);
-        cache.set_aside(2);
-        assert_eq!(sounds(&cache), [4.0, 2.0]);
-        assert_row(&cache, 0, 4.0, 0..40);
-        assert_row(&cache, 1, 2.0, 0..40);
-        add(&mut cache, 5.0);
-        assert_eq!(sounds(&cache), [4.0, 2.0, 5.0]);
-        cache.remove(0);
-        assert_eq!(sounds(&cache), [5.0, 2.0]);
-        assert_row(&cache, 1, 2.0, 0..40);
-        cache.remove(0);
-        cache.remove(0);
-
-        assert_eq!((cache.active(), cache.begin(12)), (0, 12));
-        cache.take_up();
-        assert_eq!(cache.active(), 1, "one fits with twelve rows");
-        let first = sounds(&cache)[0];
-        assert_eq!(cache.length(0), 0);
-        step_all(&mut cache, &[7.0; 12], 1);
-        cache.remove(0);
-        cache.begin(5);
-        cache.take_up();
-        let mut both = [first, sounds(&cache)[0]];
-        both.sort_by(f32::total_cmp);
-        assert_eq!(both, [1.0, 3.0]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::beams::Beams;
 use super::decode::{self, Chance, Choice};
 use super::header::MARKS;
 use super::runner::{Runner, Step, failed};
+use crate::inference::times::Part;
 use crate::inference::whisper::{
     MAX_PROMPT_TOKENS, MAX_TOKENS, gaps, language_code, language_id, prompt_text, unknown_language,
 };
@@ -26,18 +27,12 @@ const SAMPLES_MAX: u32 = 8;
 pub(super) struct Lane {
     shared: Arc<Shared>,
     runner: Box<dyn Runner>,
-    /// As in the runner: those in work, then those set aside.
     entries: Vec<Entry>,
-    /// In work.
-    active: usize,
     /// Of windows that nobody is in.
     spare: Vec<Attention>,
     /// Taken from the source, and too long to fit beside the others.
     waiting: Option<Window>,
 }
-
-/// Windows set aside to follow several texts in each: enough to be worth a step of their own.
-const LOT: usize = 4;
 
 /// A window on its way to a text.
 struct Entry {
@@ -55,8 +50,6 @@ struct Entry {
     /// Tokens before the text.
     text_at: usize,
     search: Search,
-    /// What following one text gave, of which the model was not sure.
-    unsure: Option<Decoded>,
 }
 
 /// What the model is told or asked next.
@@ -98,7 +91,6 @@ impl Lane {
         };
         Self {
             entries: Vec::with_capacity(windows),
-            active: 0,
             spare: std::iter::repeat_with(attention).take(windows).collect(),
             waiting: None,
             runner,
@@ -188,11 +180,7 @@ impl Lane {
             marks: Vec::new(),
             text_at: 0,
             search,
-            unsure: None,
         });
-        let last = self.entries.len() - 1;
-        self.entries.swap(self.active, last);
-        self.active += 1;
         Ok(true)
     }
 
@@ -220,7 +208,8 @@ impl Lane {
     fn advance(&mut self, rows: usize, params: &BatchParams) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
         let len = shared.vocabulary.len();
-        let tokens: Vec<i64> = self.entries[..self.active]
+        let tokens: Vec<i64> = self
+            .entries
             .iter()
             .flat_map(|entry| entry.next(rows, &shared))
             .collect();
@@ -271,19 +260,21 @@ impl Lane {
         let Some(found) = step.attention()? else {
             return Ok(());
         };
-        let size = found.len() / self.active;
-        let entries = self.entries[..self.active].iter_mut();
-        for (entry, found) in entries.zip(found.chunks_exact(size.max(1))) {
-            let last_mark = match entry.stage {
-                Stage::Marks(n) => n + 1 == entry.marks.len(),
-                _ => false,
-            };
-            // Of several texts one is left in the end, and read once more.
-            let one = matches!((&entry.stage, &entry.search), (Stage::Text, Search::One(_)));
-            if last_mark || one {
-                entry.attention.push(found, rows, 0);
+        let size = found.len() / self.entries.len();
+        let entries = self.entries.iter_mut().zip(found.chunks_exact(size.max(1)));
+        self.shared.meter.time(Part::Alignment, || {
+            for (entry, found) in entries {
+                let last_mark = match entry.stage {
+                    Stage::Marks(n) => n + 1 == entry.marks.len(),
+                    _ => false,
+                };
+                // Of several texts one is left in the end, and read once more.
+                let one = matches!((&entry.stage, &entry.search), (Stage::Text, Search::One(_)));
+                if last_mark || one {
+                    entry.attention.push(found, rows, 0);
+                }
             }
-        }
+        });
         Ok(())
     }
 
@@ -321,55 +312,30 @@ impl Lane {
         Ok(())
     }
 
-    /// Windows whose text is complete, and those that nobody wants any more, leave; those whose text is not sure are set
-    /// aside.
+    /// Windows whose text is complete, and those that nobody wants any more, leave.
     fn leave(
         &mut self,
         sink: &mut dyn ResultSink,
         params: &BatchParams,
     ) -> Result<(), EngineError> {
         let mut at = 0;
-        while at < self.active {
+        while at < self.entries.len() {
             let answer = if self.entries[at].cancel.is_cancelled() {
-                Err(EngineError::Cancelled)
+                Some(Err(EngineError::Cancelled))
             } else {
-                match self.complete(at, params)? {
-                    Some(decoded) => Ok(decoded),
-                    None => {
-                        at += 1;
-                        continue;
-                    }
-                }
+                self.complete(at, params)?.map(Ok)
             };
-            self.active -= 1;
-            self.entries.swap(at, self.active);
             match answer {
-                Ok(decoded) if self.entries[self.active].is_unsure(&decoded, params) => {
-                    self.entries[self.active].unsure = Some(decoded);
-                    self.runner.set_aside(at);
-                }
-                answer => {
-                    let entry = self.entries.swap_remove(self.active);
+                Some(answer) => {
+                    let entry = self.entries.swap_remove(at);
                     self.runner.remove(at);
                     self.spare.push(entry.attention);
-                    sink.push(entry.id, answer.map(|text| likelier(entry.unsure, text)));
+                    sink.push(entry.id, answer);
                 }
+                None => at += 1,
             }
         }
         Ok(())
-    }
-
-    /// Takes up what was set aside, to follow several texts in each.
-    fn take_up(&mut self, beam: usize) -> usize {
-        let rows = self.runner.begin(beam);
-        self.active = self.runner.take_up();
-        for entry in &mut self.entries[..self.active] {
-            entry.attention.begin(entry.samples);
-            entry.stage = Stage::Start;
-            entry.marks.clear();
-            entry.search = Search::Beams(Beams::new(rows));
-        }
-        rows
     }
 
     /// The window's text, if it is complete.
@@ -448,30 +414,15 @@ impl Lane {
         sink: &mut dyn ResultSink,
         params: &BatchParams,
     ) -> Result<(), EngineError> {
-        let beam = if params.temperature > 0.0 {
+        let rows = self.runner.begin(if params.temperature > 0.0 {
             1
         } else {
             params.beam as usize
-        };
-        let first = if params.sure.is_some() { 1 } else { beam };
-        let mut rows = self.runner.begin(first);
-        let mut second = false;
+        });
         loop {
-            let aside = self.entries.len() - self.active;
-            if !second && aside < LOT {
-                self.admit(rows, source, sink, params)?;
-            }
-            if self.active == 0 {
-                if second {
-                    second = false;
-                    rows = self.runner.begin(first);
-                } else if aside > 0 {
-                    second = true;
-                    rows = self.take_up(beam);
-                } else {
-                    return Ok(());
-                }
-                continue;
+            self.admit(rows, source, sink, params)?;
+            if self.entries.is_empty() {
+                return Ok(());
             }
             self.advance(rows, params)?;
             self.leave(sink, params)?;
@@ -489,7 +440,6 @@ impl SpeechToText for Lane {
         // A step that fails is one of all its rows: they have this answer, and others are taken.
         while let Err(error) = self.decode(source, sink, params) {
             self.runner.clear();
-            self.active = 0;
             for entry in self.entries.drain(..) {
                 self.spare.push(entry.attention);
                 if !matches!(error, EngineError::OutOfMemory { .. }) {
@@ -509,14 +459,6 @@ impl SpeechToText for Lane {
 }
 
 impl Entry {
-    /// Whether several texts should be followed in it, after one gave this.
-    fn is_unsure(&self, decoded: &Decoded, params: &BatchParams) -> bool {
-        params.temperature == 0.0
-            && params.beam > 1
-            && matches!(self.search, Search::One(_))
-            && params.sure.is_some_and(|sure| decoded.avg_logprob < sure)
-    }
-
     /// The next token of each of its rows.
     fn next(&self, rows: usize, shared: &Shared) -> Vec<i64> {
         let end = shared.vocabulary.end();
@@ -561,7 +503,8 @@ impl Entry {
         let avg_logprob = decode::mean_logprob(text);
         let text: Vec<&Choice> = text.iter().filter(|c| c.token != end).collect();
         let ends = if params.word_times {
-            self.attention.ends(text.len())
+            let meter = &shared.meter;
+            meter.time(Part::Alignment, || self.attention.ends(text.len()))
         } else {
             None
         };
@@ -590,14 +533,6 @@ impl Entry {
             avg_logprob,
             temperature: params.temperature,
         }
-    }
-}
-
-/// The likelier of what following one text gave, if it was not sure, and this text.
-fn likelier(unsure: Option<Decoded>, text: Decoded) -> Decoded {
-    match unsure {
-        Some(one) if one.avg_logprob > text.avg_logprob => one,
-        _ => text,
     }
 }
 

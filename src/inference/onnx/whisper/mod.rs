@@ -25,6 +25,9 @@ mod header;
 mod lane;
 mod runner;
 mod vocabulary;
+mod work;
+
+pub use work::Work;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -35,6 +38,7 @@ use ort::session::Session;
 use super::checked::{self, Digest};
 use super::cuda::Room;
 use super::protobuf;
+use crate::inference::times::{Meter, Times};
 use crate::inference::{
     EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
@@ -47,6 +51,8 @@ const TASK: &str = "speech to text";
 /// What stands for the encoder in its file's name, and for the decoder in the name of the file beside it.
 const ENCODER: &str = "encoder";
 const DECODER: &str = "decoder";
+/// Texts followed where nobody asks for a number (docs/adr/0013-beams-on-onnx-runtime.md).
+const DEFAULT_BEAM: u32 = 5;
 /// Lanes that take turns on one decoder.
 const LANES_A_DECODER: usize = 2;
 /// Lanes on a card: two encoders at once would share its time and need its memory twice. A measurement may change it,
@@ -124,6 +130,11 @@ impl OnnxWhisperSpec {
         })
     }
 
+    /// What its parts have to do.
+    pub fn work(&self) -> Result<Work, EngineError> {
+        Ok(Work::of(&self.header()?))
+    }
+
     fn header(&self) -> Result<Header, EngineError> {
         let invalid = |why: String| EngineError::InvalidModel {
             path: self.encoder.clone(),
@@ -168,6 +179,13 @@ fn foreign() -> String {
     )
 }
 
+fn foreign_pair(spec: &OnnxWhisperSpec) -> EngineError {
+    EngineError::InvalidModel {
+        path: spec.decoder.clone(),
+        why: format!("it is of another model than {}", spec.encoder.display()),
+    }
+}
+
 /// A loaded model.
 pub struct OnnxWhisperModel {
     spec: OnnxWhisperSpec,
@@ -193,6 +211,7 @@ struct Shared {
     vocabulary: Vocabulary,
     /// Heads that follow the sound.
     followers: usize,
+    meter: Arc<Meter>,
 }
 
 impl OnnxWhisperModel {
@@ -202,6 +221,11 @@ impl OnnxWhisperModel {
         let [encoder_room, decoder_room] = spec.rooms(&header)?;
         let (encoder, encoder_digest) =
             checked::load_on(&spec.encoder, &header.encoder_ports(), None, encoder_room)?;
+        // Of another form it would have other inputs, and those would be what is told.
+        let text = protobuf::property(&spec.decoder, header::PROPERTY)?;
+        if text.is_some_and(|text| Header::parse(&text).is_ok_and(|other| other != header)) {
+            return Err(foreign_pair(spec));
+        }
         let (decoder, decoder_digest) =
             checked::load_on(&spec.decoder, &header.decoder_ports(), None, decoder_room)?;
         // The bytes that were loaded count, not those that were there a moment ago.
@@ -213,10 +237,7 @@ impl OnnxWhisperModel {
             };
             let text = property(session, header::PROPERTY).ok_or_else(|| invalid(foreign()))?;
             if Header::parse(&text).map_err(invalid)? != header {
-                return Err(invalid(format!(
-                    "it is of another model than {}",
-                    spec.encoder.display()
-                )));
+                return Err(foreign_pair(spec));
             }
         }
         let invalid = |why: String| EngineError::InvalidModel {
@@ -243,7 +264,7 @@ impl OnnxWhisperModel {
                 .map(|meta| meta.len())
                 .sum(),
             max_batch: header.windows(),
-            default_beam: 1,
+            default_beam: DEFAULT_BEAM,
             word_time_offset: spec.word_time_offset,
         };
         let model = Self {
@@ -253,6 +274,7 @@ impl OnnxWhisperModel {
                 multilingual: header.multilingual(),
                 vocabulary,
                 followers: header.alignment_heads.len(),
+                meter: Arc::default(),
             }),
             header: Arc::new(header),
             digests: [encoder_digest, decoder_digest],
@@ -283,7 +305,8 @@ impl OnnxWhisperModel {
 
     fn runner(&self, encoder: &Graph, decoder: &Graph) -> Pair {
         let header = Arc::clone(&self.header);
-        Pair::new(header, Arc::clone(encoder), Arc::clone(decoder))
+        let meter = Arc::clone(&self.shared.meter);
+        Pair::new(header, Arc::clone(encoder), Arc::clone(decoder), meter)
     }
 
     /// An encoder that no lane has, and whether it was tried.
@@ -345,6 +368,10 @@ impl SpeechModel for OnnxWhisperModel {
         let windows = self.header.windows();
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(Lane::new(shared, Box::new(runner), windows)))
+    }
+
+    fn times(&self) -> Times {
+        self.shared.meter.times()
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, PoisonError};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, TensorRef};
 
-use super::cache::{Cache, Part, SoundView};
+use super::cache::{self, Cache, SoundView};
 use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
 use crate::inference::onnx::checked;
 use crate::inference::onnx::cross::{PADDED, TILE};
+use crate::inference::times::{Meter, Part};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 use crate::inference::{EngineError, pages};
 
@@ -24,19 +25,14 @@ const WARM_ROWS: usize = 5;
 /// Encodes windows, and steps the decoder over them. Windows have numbers from 0; each has as many rows, one for a text
 /// that is followed in it.
 pub(super) trait Runner: Send {
-    /// Begins with windows of up to so many rows; says how many there will be. None may be in work.
+    /// Begins with windows of up to so many rows; says how many there will be. None may be in it.
     fn begin(&mut self, rows: usize) -> usize;
     /// Whether one more window fits, whose texts have up to `most` tokens.
     fn has_room(&self, most: usize) -> bool;
-    /// Encodes a sound into a window of its own, the last in work.
+    /// Encodes a sound into a window of its own, the last.
     fn enter(&mut self, samples: &[f32], most: usize) -> Result<(), EngineError>;
-    /// Forgets a window in work. The last in work takes its place, and the last set aside that one's.
+    /// Forgets a window; the last takes its place.
     fn remove(&mut self, window: usize);
-    /// Sets a window aside: its sound is kept, its texts are not. The last in work takes its place, and it that one's, as
-    /// the first set aside.
-    fn set_aside(&mut self, window: usize);
-    /// Takes up again what was set aside, the first ones, as many as fit; says how many. None may be in work.
-    fn take_up(&mut self) -> usize;
     /// Forgets all windows.
     fn clear(&mut self);
     /// Tokens of a window's texts.
@@ -86,6 +82,7 @@ pub(super) struct Pair {
     header: Arc<Header>,
     encoder: Graph,
     decoder: Graph,
+    meter: Arc<Meter>,
     names: Vec<LayerNames>,
     mel: LogMel,
     /// A window's spectrogram, `[3000, mels]`.
@@ -119,7 +116,7 @@ impl LayerNames {
 
 impl Pair {
     /// With all the room that it will take, untouched.
-    pub fn new(header: Arc<Header>, encoder: Graph, decoder: Graph) -> Self {
+    pub fn new(header: Arc<Header>, encoder: Graph, decoder: Graph, meter: Arc<Meter>) -> Self {
         let mel = LogMel::new(header.mels);
         Self {
             frames: vec![0.0; mel.len()],
@@ -129,6 +126,7 @@ impl Pair {
             names: (0..header.layers).map(LayerNames::of).collect(),
             encoder,
             decoder,
+            meter,
             header,
         }
     }
@@ -169,13 +167,16 @@ impl Pair {
     }
 
     fn encode(&mut self, samples: &[f32]) -> Result<(), EngineError> {
-        self.mel.window(samples, &mut self.frames);
+        let meter = &self.meter;
+        meter.time(Part::Mel, || self.mel.window(samples, &mut self.frames));
         let what = format!("{TASK}: encoding {:.1} s", samples.len() as f32 / 16_000.0);
         let error = |e: ort::Error| checked::error(&what, &e);
         let shape = [1, WINDOW_FRAMES, self.header.mels];
         let mel = TensorRef::from_array_view((shape, &self.frames[..])).map_err(error)?;
         let mut session = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let outputs = session.run(ort::inputs!["mel" => mel]).map_err(error)?;
+        let outputs = meter
+            .time(Part::Encoder, || session.run(ort::inputs!["mel" => mel]))
+            .map_err(error)?;
         let size = self.header.cross_values();
         let given = |name: &str| -> Result<&[f32], EngineError> {
             let found = outputs
@@ -194,7 +195,12 @@ impl Pair {
     }
 
     /// Runs the decoder on `steps` tokens for each row of `part`, and takes in their keys and values.
-    fn step(&mut self, part: &Part, tokens: &[i64], steps: usize) -> Result<Step, EngineError> {
+    fn step(
+        &mut self,
+        part: &cache::Part,
+        tokens: &[i64],
+        steps: usize,
+    ) -> Result<Step, EngineError> {
         let (rows, windows) = (part.len(), part.windows.len());
         let what = format!("{TASK}: decoding {windows} windows");
         let error = |e: ort::Error| checked::error(&what, &e);
@@ -248,7 +254,11 @@ impl Pair {
         }
 
         let mut session = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut outputs = session.run(inputs).map_err(error)?;
+        let meter = &self.meter;
+        let mut outputs = meter
+            .time(Part::Decoder, || session.run(inputs))
+            .map_err(error)?;
+        meter.step(windows, rows * steps);
         let mut take = |name: &str| outputs.remove(name);
         let missing = |name: &str| failed(format!("no output named {name}"));
         let logits = take("logits").ok_or_else(|| missing("logits"))?;
@@ -298,22 +308,13 @@ impl Runner for Pair {
         self.cache.add(most);
         let encoded = self.encode(samples);
         if encoded.is_err() {
-            self.cache.remove(self.cache.active() - 1);
+            self.cache.remove(self.cache.windows() - 1);
         }
         encoded
     }
 
     fn remove(&mut self, window: usize) {
         self.cache.remove(window);
-    }
-
-    fn set_aside(&mut self, window: usize) {
-        self.cache.set_aside(window);
-    }
-
-    fn take_up(&mut self) -> usize {
-        self.cache.take_up();
-        self.cache.active()
     }
 
     fn clear(&mut self) {
