@@ -19,8 +19,9 @@ use common::{repository, there};
 use ct2::Ct2;
 use gstscribe::dsp::mel;
 use gstscribe::inference::onnx::checked::{self, Element, Port, Ports};
+use gstscribe::inference::onnx::cross;
 use ort::session::{Session, SessionInputValue};
-use ort::value::TensorRef;
+use ort::value::{Tensor, TensorElementType, TensorRef};
 use tempfile::TempDir;
 
 const RUNTIME: &str = "target/release/scribe/libonnxruntime.so.1";
@@ -38,6 +39,8 @@ const HEAD: usize = 64;
 /// Frames of a window; the graphs take any even number up to 3000.
 const FRAMES: usize = 100;
 const POSITIONS: usize = FRAMES / 2;
+/// A whole window's, which our operator in graphs of 8 bits takes and nothing else.
+const ALL_FRAMES: usize = 2 * cross::POSITIONS;
 /// What a place of the cache that is not filled adds to a score.
 const MASKED: f32 = -1e9;
 
@@ -107,13 +110,53 @@ fn decoder_ports(alignment: u64) -> Ports {
     ports
 }
 
+/// The same of a graph with our operator.
+fn decoder_ports_of_halves(alignment: u64) -> Ports {
+    let mut ports = decoder_ports(alignment);
+    let tiles = cross::PADDED / cross::TILE;
+    for port in &mut ports.inputs {
+        let shape = match port.name.rsplit_once('_') {
+            Some(("cross_k", _)) => vec![HEADS, tiles, HEAD, cross::TILE],
+            Some(("cross_v", _)) => vec![HEADS, cross::PADDED, HEAD],
+            _ => continue,
+        };
+        let rest = shape.into_iter().map(|n| Some(n as u64));
+        port.shape = std::iter::once(None).chain(rest).collect();
+        port.element = Element::U16;
+    }
+    ports
+}
+
 /// A tensor: its shape and its values.
 type Floats = (Vec<usize>, Vec<f32>);
 type Tensors = BTreeMap<String, Floats>;
 
+/// What our operator makes of the sound's keys or values.
+fn halves(name: &str, values: &[f32]) -> (Vec<usize>, Vec<u16>) {
+    let windows = values.len() / (HEADS * HEAD * cross::POSITIONS);
+    let mut halves = vec![0; windows * HEADS * HEAD * cross::PADDED];
+    let tiles = cross::PADDED / cross::TILE;
+    if name.starts_with("cross_k") {
+        cross::arrange_keys(values, &mut halves);
+        (vec![windows, HEADS, tiles, HEAD, cross::TILE], halves)
+    } else {
+        cross::arrange_values(values, &mut halves);
+        (vec![windows, HEADS, cross::PADDED, HEAD], halves)
+    }
+}
+
 fn run(session: &mut Session, tokens: &[(&str, Floats)], whole: &[(&str, Vec<i64>)]) -> Tensors {
+    let takes_halves = |name: &str| {
+        let input = session.inputs().iter().find(|input| input.name() == name);
+        input.unwrap().dtype().tensor_type() == Some(TensorElementType::Uint16)
+    };
     let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
     for (name, (shape, values)) in tokens {
+        if takes_halves(name) {
+            let tensor = Tensor::from_array(halves(name, values)).unwrap();
+            inputs.push(((*name).into(), tensor.into()));
+            continue;
+        }
         let tensor = TensorRef::from_array_view((shape.clone(), &values[..])).unwrap();
         inputs.push(((*name).into(), tensor.into()));
     }
@@ -138,14 +181,14 @@ fn run(session: &mut Session, tokens: &[(&str, Floats)], whole: &[(&str, Vec<i64
 }
 
 /// A window that looks like sound: -1 to 1, and nothing repeats.
-fn window(seed: f32) -> Floats {
+fn window(seed: f32, frames: usize) -> Floats {
     let value = |n: usize| ((n as f32 * 0.37 + seed).sin() * 43.7).sin();
-    (vec![1, FRAMES, 128], (0..FRAMES * 128).map(value).collect())
+    (vec![1, frames, 128], (0..frames * 128).map(value).collect())
 }
 
-fn encode(path: &Path, seed: f32) -> Tensors {
+fn encode(path: &Path, seed: f32, frames: usize) -> Tensors {
     let mut encoder = checked::session(path, &encoder_ports()).unwrap();
-    run(&mut encoder, &[("mel", window(seed))], &[])
+    run(&mut encoder, &[("mel", window(seed, frames))], &[])
 }
 
 /// Keys `[R, H, 64, P]` and values `[R, H, P, 64]` of the tokens so far, as the caller of a decoder keeps them.
@@ -231,7 +274,7 @@ fn a_models_tokens_come_out_alike_in_one_run_and_one_by_one() {
     }
     let folder = TempDir::new().unwrap();
     let [encoder, decoder] = graphs(&folder, "f32", None);
-    let cross = encode(&encoder, 0.0);
+    let cross = encode(&encoder, 0.0, FRAMES);
     let mut decoder = checked::session(&decoder, &decoder_ports(2)).unwrap();
     let tokens = [50_258, 11, 4_711, 7];
 
@@ -275,7 +318,7 @@ fn beams_share_a_windows_sound_and_windows_do_not() {
     }
     let folder = TempDir::new().unwrap();
     let [encoder, decoder] = graphs(&folder, "f32", None);
-    let windows = [encode(&encoder, 0.0), encode(&encoder, 1.0)];
+    let windows = [encode(&encoder, 0.0, FRAMES), encode(&encoder, 1.0, FRAMES)];
     let mut decoder = checked::session(&decoder, &decoder_ports(2)).unwrap();
     let beams = [[50_258_i64, 5], [50_258, 6]];
 
@@ -303,19 +346,64 @@ fn beams_share_a_windows_sound_and_windows_do_not() {
     }
 }
 
+#[test]
+fn our_operator_reads_each_windows_sound_for_all_its_beams() {
+    if !there(&repository(RUNTIME), "make models") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let config = r#"{"alignment_heads": [[1, 1], [0, 1], [1, 0]]}"#;
+    let [encoder, exact_decoder] = graphs(&folder, "f32", Some(config));
+    let [_, decoder] = graphs(&folder, "int8", Some(config));
+    let mut both = encode(&encoder, 0.0, ALL_FRAMES);
+    let second = encode(&encoder, 1.0, ALL_FRAMES);
+    for (name, (shape, values)) in &mut both {
+        shape[0] = 2;
+        values.extend(&second[name].1);
+    }
+    let mut decoder = checked::session(&decoder, &decoder_ports_of_halves(3)).unwrap();
+    let mut exact = checked::session(&exact_decoder, &decoder_ports(3)).unwrap();
+    // Two windows of four beams of two tokens: more rows than are read for at once.
+    let tokens: Vec<i64> = (0..8).flat_map(|row| [50_258, 300 + 7 * row]).collect();
+
+    let found = decode(&mut decoder, &both, &Cache::new(8, 0), &tokens);
+    let wanted = decode(&mut exact, &both, &Cache::new(8, 0), &tokens);
+
+    assert_eq!(found["align"].0, [2, 3, 8, cross::POSITIONS]);
+    for (name, parts) in [("align", 48), ("logits", 8)] {
+        let (found, wanted) = (&found[name].1, &wanted[name].1);
+        let size = wanted.len() / parts;
+        for (n, (found, wanted)) in found.chunks(size).zip(wanted.chunks(size)).enumerate() {
+            assert!(far(found, wanted) < 0.03, "{name} {n}");
+        }
+    }
+    // Shapes that are not those of a window never reach it.
+    let wrong = checked::session(
+        &folder.path().join("models/own-onnx-int8.decoder.onnx"),
+        &decoder_ports(3),
+    );
+    let why = wrong.unwrap_err().to_string();
+    assert!(why.contains("CrossAttention"), "{why}");
+}
+
 /// How far graphs of a type are from those of 32 bits: each output of the encoder, and the decoder's logits.
 fn far_from_exact(kind: &str) -> (Vec<(String, f32)>, [u64; 2]) {
     let folder = TempDir::new().unwrap();
     let [exact_encoder, exact_decoder] = graphs(&folder, "f32", None);
     let [encoder, decoder] = graphs(&folder, kind, None);
-    let (exact, cross) = (encode(&exact_encoder, 0.0), encode(&encoder, 0.0));
-    let run = |path: &Path| {
-        let mut session = checked::session(path, &decoder_ports(2)).unwrap();
+    let [exact, cross] = [&exact_encoder, &encoder].map(|path| encode(path, 0.0, ALL_FRAMES));
+    let run = |path: &Path, ports: Ports| {
+        let mut session = checked::session(path, &ports).unwrap();
         let mut cache = Cache::new(1, 6);
         cache.take(&decode(&mut session, &exact, &cache, &[50_258]));
         decode(&mut session, &exact, &cache, &[11, 4_711])
     };
-    let (wanted, given) = (run(&exact_decoder), run(&decoder));
+    let ports = match kind {
+        "int8" => decoder_ports_of_halves(2),
+        _ => decoder_ports(2),
+    };
+    let wanted = run(&exact_decoder, decoder_ports(2));
+    let given = run(&decoder, ports);
 
     let of = |name: &str, given: &Tensors, wanted: &Tensors| {
         assert_eq!(given[name].0, wanted[name].0, "{name}");
@@ -323,7 +411,7 @@ fn far_from_exact(kind: &str) -> (Vec<(String, f32)>, [u64; 2]) {
     };
     let names = exact.keys();
     let mut all: Vec<_> = names.map(|name| of(name, &cross, &exact)).collect();
-    all.push(of("logits", &given, &wanted));
+    all.extend(["logits", "align"].map(|name| of(name, &given, &wanted)));
     let percent = |a: &Path, b: &Path| {
         let size = |path: &Path| path.metadata().unwrap().len();
         size(a) * 100 / size(b)
@@ -373,7 +461,7 @@ fn the_graphs_say_what_they_are_and_which_tokens_there_are() {
     let config = r#"{"alignment_heads": [[1, 1], [0, 1], [1, 0]], "more": {}}"#;
     let [encoder, decoder] = graphs(&folder, "int8", Some(config));
     let encoder = checked::session(&encoder, &encoder_ports()).unwrap();
-    let decoder = checked::session(&decoder, &decoder_ports(3)).unwrap();
+    let decoder = checked::session(&decoder, &decoder_ports_of_halves(3)).unwrap();
 
     let note = |session: &Session, key: &str| session.metadata().unwrap().custom(key);
 
@@ -381,7 +469,7 @@ fn the_graphs_say_what_they_are_and_which_tokens_there_are() {
     assert_eq!(note(&encoder, "whisper").as_deref(), Some(sizes.as_str()));
     let wanted = serde_json::json!({
         "width": 128, "mels": 128, "heads": 2, "enc": 2, "dec": 2, "vocab": 51_866, "type": "int8",
-        "alignment_heads": [[0, 1], [1, 0], [1, 1]],
+        "alignment_heads": [[0, 1], [1, 0], [1, 1]], "cross_halves": true,
     });
     let sizes: serde_json::Value = serde_json::from_str(&sizes).unwrap();
     assert_eq!(sizes, wanted);

@@ -8,6 +8,7 @@ pub mod card;
 pub mod exit;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
+pub mod halves;
 pub mod isolated;
 pub mod manifest;
 pub mod nvml;

@@ -3,7 +3,7 @@
 //!
 //! A file is opened once and read whole; the bytes that are checked are the bytes that ONNX Runtime gets, so that a
 //! file replaced meanwhile changes nothing. They must be ONNX with all data inside (see `protobuf`), and the loaded
-//! graph must take and give what its contract says. Whether its outputs are numbers, the model's own loader tries
+//! graph must take and give what its contract says. Operators of ours are only for graphs whose contract wants one. Whether its outputs are numbers, the model's own loader tries
 //! with a first run. Libraries of operators are never loaded.
 
 use std::fs::File;
@@ -17,7 +17,7 @@ use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use sha2::{Digest as _, Sha256};
 
 use super::cuda::{self, Room};
-use super::{arena, library, protobuf};
+use super::{arena, cross, library, protobuf};
 use crate::inference::{EngineError, manifest};
 
 /// A longer file is not read: no message of protobuf can be longer.
@@ -34,6 +34,8 @@ pub enum Element {
     F32,
     /// 64-bit integers.
     I64,
+    /// 16 bits, whatever they mean.
+    U16,
 }
 
 /// An input or an output that a graph must have.
@@ -68,6 +70,11 @@ impl Port {
 }
 
 impl Ports {
+    /// Whether there are halves, which only our operator takes: no other graph gets it.
+    fn want_our_operator(&self) -> bool {
+        self.inputs.iter().any(|port| port.element == Element::U16)
+    }
+
     /// As the contract of a manifest entry lists them; what is wrong with the contract, if it does not.
     pub fn of(contract: &manifest::Contract) -> Result<Self, String> {
         let list = |name: &str| -> Result<Vec<Port>, String> {
@@ -174,6 +181,11 @@ pub(super) fn load_on(
         }
     };
     let mut builder = builder(environment).map_err(refused)?;
+    if ports.want_our_operator() {
+        builder = cross::domain()
+            .and_then(|domain| Ok(builder.with_operators(domain)?))
+            .map_err(refused)?;
+    }
     if let Some(room) = room {
         builder = cuda::register(builder, room)?;
     }
@@ -275,6 +287,7 @@ fn fits(found: &ValueType, wanted: &Port) -> bool {
     let element = match wanted.element {
         Element::F32 => TensorElementType::Float32,
         Element::I64 => TensorElementType::Int64,
+        Element::U16 => TensorElementType::Uint16,
     };
     // A length that is open in the graph is -1; whether it then is what the contract says, shows when it runs.
     let length = |(&found, wanted): (&i64, &Option<u64>)| {

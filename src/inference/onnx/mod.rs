@@ -3,6 +3,7 @@
 
 pub mod arena;
 pub mod checked;
+pub mod cross;
 pub mod cuda;
 pub mod embedding;
 pub mod library;

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::cross;
 use crate::inference::EngineError;
 
 /// A longer property is passed over.
@@ -264,10 +265,20 @@ fn graph(bytes: &[u8], depth: usize) -> Result<(), String> {
 
 fn node(bytes: &[u8], depth: usize) -> Result<(), String> {
     let mut fields = Fields::new(bytes);
+    let (mut operator, mut domain) = (&b""[..], &b""[..]);
     while let Some((number, value)) = fields.next()? {
-        if number == 5 {
-            attribute(message(value)?, depth)?;
+        match number {
+            4 => operator = message(value)?,
+            5 => attribute(message(value)?, depth)?,
+            7 => domain = message(value)?,
+            _ => {}
         }
+    }
+    if domain == cross::DOMAIN.as_bytes() && operator != cross::NAME.as_bytes() {
+        let operator = String::from_utf8_lossy(&operator[..operator.len().min(64)]);
+        return Err(format!(
+            "it wants an operator {operator:?} of ours, which there is not: it was made by a newer version"
+        ));
     }
     Ok(())
 }
@@ -573,6 +584,22 @@ mod tests {
         assert!(refusal(&field(7, &field(1, &twice))).contains("two values"));
         assert!(refusal(&with_initializer(&data_twice)).contains("twice"));
         assert!(refusal(&join(&[&graph, &graph])).contains("2 graphs"));
+    }
+
+    #[test]
+    fn of_our_operators_there_is_one() {
+        let model = |operator: &[u8], domain: &[u8]| {
+            field(
+                7,
+                &field(1, &join(&[&field(4, operator), &field(7, domain)])),
+            )
+        };
+
+        assert_eq!(check(&model(b"CrossAttention", b"scribe")), Ok(()));
+        assert_eq!(check(&model(b"Gelu", b"")), Ok(()));
+        for operator in [&b"Gelu"[..], b"crossattention", b""] {
+            assert!(refusal(&model(operator, b"scribe")).contains("of ours"));
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
+use gstscribe::inference::onnx::cross;
+
 use super::ct2::Array;
 use super::halves;
 use super::protobuf::{self, Attribute, Dimension, Element, Message};
@@ -48,6 +50,8 @@ pub enum Linear {
 pub struct Graph {
     /// Its floats have 16 bits inside; those of its inputs and outputs have 32.
     half: bool,
+    /// It has an operator of ours.
+    ours: bool,
     nodes: Vec<Message>,
     constants: Vec<Message>,
     known: HashSet<String>,
@@ -172,6 +176,10 @@ impl Graph {
     ) {
         let domain = match op {
             "DynamicQuantizeMatMul" | "MultiHeadAttention" => MICROSOFT,
+            cross::NAME => {
+                self.ours = true;
+                cross::DOMAIN
+            }
             _ => "",
         };
         let name = format!("{op}_{}", self.nodes.len() + 1);
@@ -312,6 +320,9 @@ impl Graph {
         let tail = Message::default()
             .message(8, &opset("", OPSET))
             .message(8, &opset(MICROSOFT, 1))
+            .each(self.ours.then_some(cross::DOMAIN), |m, domain| {
+                m.message(8, &opset(domain, 1))
+            })
             .each(notes, |m, (key, value)| {
                 m.message(14, &protobuf::note(key, value))
             });

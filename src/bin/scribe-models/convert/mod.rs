@@ -7,7 +7,6 @@
 pub mod ct2;
 pub mod ggml;
 mod graph;
-mod halves;
 mod pickle;
 mod protobuf;
 pub mod resemblyzer;
@@ -16,6 +15,8 @@ pub mod whisper_onnx;
 
 use std::io;
 use std::path::Path;
+
+use gstscribe::inference::halves;
 
 use crate::archive;
 

@@ -89,6 +89,8 @@ pub enum Element {
     F32 = 1,
     /// 8-bit whole numbers.
     I8 = 3,
+    /// 16 bits.
+    U16 = 4,
     /// 64-bit whole numbers.
     I64 = 7,
     /// 16-bit floats.

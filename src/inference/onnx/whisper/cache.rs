@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::header::{HEAD, Header, TEXT};
+use crate::inference::onnx::cross;
 
 /// Columns are added and taken away by so many.
 const COLUMNS: usize = 32;
@@ -41,14 +42,85 @@ struct Texts {
 /// What one layer of the decoder reads.
 #[derive(Debug)]
 struct Layer {
-    /// `[windows, heads, 64, 1500]`
-    cross_keys: Vec<f32>,
-    /// `[windows, heads, 1500, 64]`
-    cross_values: Vec<f32>,
+    /// `[windows, heads, 64, 1500]`; halves as [`cross`] wants them.
+    cross_keys: Sound,
+    /// `[windows, heads, 1500, 64]`; the same.
+    cross_values: Sound,
     /// `[rows, heads, 64, columns]`
     keys: Vec<f32>,
     /// `[rows, heads, columns, 64]`
     values: Vec<f32>,
+}
+
+/// Keys or values of the sounds.
+#[derive(Debug)]
+enum Sound {
+    Floats(Vec<f32>),
+    Halves(Vec<u16>),
+}
+
+/// The same of some windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum SoundView<'a> {
+    Floats(&'a [f32]),
+    /// As [`cross`] wants them.
+    Halves(&'a [u16]),
+}
+
+/// Does the same with values of either kind.
+macro_rules! either {
+    ($sound:expr, $values:ident => $do:expr) => {
+        match $sound {
+            Sound::Floats($values) => $do,
+            Sound::Halves($values) => $do,
+        }
+    };
+}
+
+impl Sound {
+    fn new(length: usize, halves: bool) -> Self {
+        if halves {
+            Self::Halves(vec![0; length])
+        } else {
+            Self::Floats(vec![0.0; length])
+        }
+    }
+
+    /// Where it lies and how many bytes it has.
+    fn room(&self) -> (usize, usize) {
+        either!(self, values => (values.as_ptr() as usize, size_of_val(&values[..])))
+    }
+
+    fn view(&self, range: Range<usize>) -> SoundView<'_> {
+        match self {
+            Self::Floats(values) => SoundView::Floats(&values[range]),
+            Self::Halves(values) => SoundView::Halves(&values[range]),
+        }
+    }
+
+    fn copy_within(&mut self, range: Range<usize>, to: usize) {
+        either!(self, values => values.copy_within(range, to));
+    }
+
+    /// Takes in what the encoder gave for a window; halves in another order.
+    fn take(&mut self, at: usize, from: &[f32], arrange: fn(&[f32], &mut [u16])) {
+        match self {
+            Self::Floats(values) => values[at..at + from.len()].copy_from_slice(from),
+            Self::Halves(values) => arrange(from, &mut values[at..]),
+        }
+    }
+}
+
+/// What a step reads of a layer.
+pub(super) struct LayerView<'a> {
+    /// Of the sound.
+    pub cross_keys: SoundView<'a>,
+    /// Of the sound.
+    pub cross_values: SoundView<'a>,
+    /// Of the texts.
+    pub keys: &'a [f32],
+    /// Of the texts.
+    pub values: &'a [f32],
 }
 
 /// Windows in work, and how many of their rows.
@@ -71,10 +143,11 @@ impl Cache {
     pub fn new(header: &Header) -> Self {
         let windows = header.windows();
         let columns = header.rows() * TEXT;
-        let cross_window = header.cross_values();
+        let cross_window = header.cross_kept();
+        let sound = || Sound::new(windows * cross_window, header.cross_halves);
         let layer = || Layer {
-            cross_keys: vec![0.0; windows * cross_window],
-            cross_values: vec![0.0; windows * cross_window],
+            cross_keys: sound(),
+            cross_values: sound(),
             keys: vec![0.0; columns * header.width],
             values: vec![0.0; columns * header.width],
         };
@@ -92,10 +165,12 @@ impl Cache {
 
     /// Where the buffers lie and how many bytes each has.
     pub fn rooms(&self) -> impl Iterator<Item = (usize, usize)> {
-        let room = |values: &Vec<f32>| (values.as_ptr() as usize, values.len() * 4);
-        self.layers
-            .iter()
-            .flat_map(move |l| [&l.cross_keys, &l.cross_values, &l.keys, &l.values].map(room))
+        let room = |values: &Vec<f32>| (values.as_ptr() as usize, size_of_val(&values[..]));
+        self.layers.iter().flat_map(move |l| {
+            let sound = [l.cross_keys.room(), l.cross_values.room()];
+            let texts = [room(&l.keys), room(&l.values)];
+            sound.into_iter().chain(texts)
+        })
     }
 
     /// Begins with windows of up to so many rows, and says how many there will be. None may be in it.
@@ -149,20 +224,26 @@ impl Cache {
         self.windows[window].length = length;
     }
 
-    /// Adds a window without text, for texts of up to `most` tokens. Its sound comes with [`Self::sound`].
+    /// Adds a window without text, for texts of up to `most` tokens. Its sound comes with [`Self::hear_keys`] and
+    /// [`Self::hear_values`].
     pub fn add(&mut self, most: usize) {
         self.windows.push(Texts { length: 0, most });
     }
 
-    /// Where a layer's keys and values of the last window's sound go.
-    pub fn sound(&mut self, layer: usize) -> (&mut [f32], &mut [f32]) {
-        let end = self.windows.len() * self.cross_window;
-        let range = end - self.cross_window..end;
-        let layer = &mut self.layers[layer];
-        (
-            &mut layer.cross_keys[range.clone()],
-            &mut layer.cross_values[range],
-        )
+    /// Takes in a layer's keys of the last window's sound: `[heads, 64, 1500]`.
+    pub fn hear_keys(&mut self, layer: usize, keys: &[f32]) {
+        let at = (self.windows.len() - 1) * self.cross_window;
+        self.layers[layer]
+            .cross_keys
+            .take(at, keys, cross::arrange_keys);
+    }
+
+    /// The same of its values: `[heads, 1500, 64]`.
+    pub fn hear_values(&mut self, layer: usize, values: &[f32]) {
+        let at = (self.windows.len() - 1) * self.cross_window;
+        self.layers[layer]
+            .cross_values
+            .take(at, values, cross::arrange_values);
     }
 
     /// Forgets all windows, and what they have left behind: a value that is no number would spread.
@@ -182,13 +263,11 @@ impl Cache {
             let own = self.rows * self.own_row();
             let cross = self.cross_window;
             for layer in &mut self.layers {
-                for (values, size) in [
-                    (&mut layer.cross_keys, cross),
-                    (&mut layer.cross_values, cross),
-                    (&mut layer.keys, own),
-                    (&mut layer.values, own),
-                ] {
-                    values.copy_within(last * size..(last + 1) * size, window * size);
+                for sound in [&mut layer.cross_keys, &mut layer.cross_values] {
+                    sound.copy_within(last * cross..(last + 1) * cross, window * cross);
+                }
+                for values in [&mut layer.keys, &mut layer.values] {
+                    values.copy_within(last * own..(last + 1) * own, window * own);
                 }
             }
         }
@@ -231,18 +310,18 @@ impl Cache {
         self.columns = columns;
     }
 
-    /// What a step reads of these: keys and values of the sound, then of the texts.
-    pub fn layer(&self, layer: usize, part: &Part) -> [&[f32]; 4] {
+    /// What a step reads of these.
+    pub fn layer(&self, layer: usize, part: &Part) -> LayerView<'_> {
         let cross = part.windows.start * self.cross_window..part.windows.end * self.cross_window;
         let start = part.windows.start * self.rows;
         let own = start * self.own_row()..(start + part.len()) * self.own_row();
         let layer = &self.layers[layer];
-        [
-            &layer.cross_keys[cross.clone()],
-            &layer.cross_values[cross],
-            &layer.keys[own.clone()],
-            &layer.values[own],
-        ]
+        LayerView {
+            cross_keys: layer.cross_keys.view(cross.clone()),
+            cross_values: layer.cross_values.view(cross),
+            keys: &layer.keys[own.clone()],
+            values: &layer.values[own],
+        }
     }
 
     /// Takes in what a step of `steps` tokens gave for these: keys `[rows, heads, 64, steps]` and values
@@ -326,10 +405,43 @@ fn restride(values: &mut [f32], count: usize, old: usize, new: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inference::halves;
 
     fn cache() -> Cache {
-        let text = r#"{"width": 128, "mels": 80, "heads": 2, "enc": 1, "dec": 1, "vocab": 51864, "type": "f32"}"#;
-        Cache::new(&Header::parse(text).unwrap())
+        cache_of(false)
+    }
+
+    fn cache_of(halves: bool) -> Cache {
+        let text = format!(
+            r#"{{"width": 128, "mels": 80, "heads": 2, "enc": 1, "dec": 1, "vocab": 51864, "type": "f32",
+                "cross_halves": {halves}}}"#
+        );
+        Cache::new(&Header::parse(&text).unwrap())
+    }
+
+    /// Gives the last window in work a sound of one value, and of its negative.
+    fn hear(cache: &mut Cache, tag: f32) {
+        cache.hear_keys(0, &vec![tag; 128 * 1500]);
+        cache.hear_values(0, &vec![-tag; 128 * 1500]);
+    }
+
+    /// The first key and the first value of each window in work.
+    fn sounds(cache: &Cache) -> Vec<[f32; 2]> {
+        let first = |sound: SoundView<'_>| match sound {
+            SoundView::Floats(values) => {
+                assert_eq!(values.len(), 128 * 1500);
+                values[0]
+            }
+            SoundView::Halves(values) => {
+                assert_eq!(values.len(), 128 * 1504);
+                halves::to_f32(values[0])
+            }
+        };
+        let windows = (0..cache.windows.len()).map(|window| {
+            let layer = cache.layer(0, &Cache::first_row(window));
+            [first(layer.cross_keys), first(layer.cross_values)]
+        });
+        windows.collect()
     }
 
     /// A step of `steps` tokens for `part`, with values that tell row, head, dimension and token.
@@ -359,7 +471,7 @@ mod tests {
 
     /// The row, counted over all windows, has these tokens.
     fn assert_row(cache: &Cache, row: usize, tag: f32, tokens: Range<usize>) {
-        let [_, _, keys, values] = cache.layer(0, &cache.all());
+        let LayerView { keys, values, .. } = cache.layer(0, &cache.all());
         let columns = cache.columns();
         for head in 0..2 {
             for d in 0..HEAD {
@@ -474,20 +586,17 @@ mod tests {
 
     #[test]
     fn the_sound_of_the_last_window_moves_with_it() {
-        let mut cache = cache();
-        for tag in [1.0, 2.0, 3.0] {
-            cache.add(TEXT);
-            let (keys, values) = cache.sound(0);
-            keys.fill(tag);
-            values.fill(-tag);
+        for halves in [false, true] {
+            let mut cache = cache_of(halves);
+            for tag in [1.0, 2.0, 3.0] {
+                cache.add(TEXT);
+                hear(&mut cache, tag);
+            }
+
+            cache.remove(0);
+
+            assert_eq!(sounds(&cache), [[3.0, -3.0], [2.0, -2.0]]);
         }
-
-        cache.remove(0);
-
-        let [keys, values, ..] = cache.layer(0, &cache.all());
-        assert_eq!(keys.len(), 2 * 128 * 1500);
-        assert_eq!((keys[0], values[0]), (3.0, -3.0));
-        assert_eq!(cache.layer(0, &Cache::first_row(1))[0][0], 2.0);
     }
 
     #[test]

@@ -8,14 +8,12 @@ use serde::Deserialize;
 use crate::dsp::mel::WINDOW_FRAMES;
 use crate::inference::Footprint;
 use crate::inference::onnx::checked::{self, Element, Port, Ports};
+pub(super) use crate::inference::onnx::cross::{HEAD, POSITIONS};
+use crate::inference::onnx::cross::{PADDED, TILE};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 
 /// Property of both files.
 pub(super) const PROPERTY: &str = "whisper";
-/// Positions of the encoder: two frames each.
-pub(super) const POSITIONS: usize = WINDOW_FRAMES / 2;
-/// Width of an attention head in all of Whisper's models.
-pub(super) const HEAD: usize = 64;
 /// Marks before a text: what came before, start, language, task, no timestamps.
 pub(super) const MARKS: usize = 5;
 /// Positions of the decoder: as many as a prompt and a text can take.
@@ -61,6 +59,9 @@ pub(super) struct Header {
     /// Layer and head of those that follow the sound; none where the graph does not give them.
     #[serde(default)]
     pub alignment_heads: Vec<[usize; 2]>,
+    /// The decoder takes the sound's keys and values as halves, for our own operator ([`crate::inference::onnx::cross`]).
+    #[serde(default)]
+    pub cross_halves: bool,
 }
 
 impl Header {
@@ -110,7 +111,7 @@ impl Header {
     pub fn encoder_ports(&self) -> Ports {
         Ports {
             inputs: vec![Port::f32("mel", &[None, None, length(self.mels)])],
-            outputs: self.cross_ports(),
+            outputs: self.cross_outputs(),
         }
     }
 
@@ -140,12 +141,35 @@ impl Header {
             outputs.push(Port::f32(&format!("new_k_{l}"), &keys));
             outputs.push(Port::f32(&format!("new_v_{l}"), &values));
         }
-        inputs.extend(self.cross_ports());
+        inputs.extend(self.cross_inputs());
         Ports { inputs, outputs }
     }
 
-    /// Keys and values of the sound: the encoder's outputs, and inputs of the decoder.
-    fn cross_ports(&self) -> Vec<Port> {
+    /// Keys and values of the sound as the decoder takes them.
+    fn cross_inputs(&self) -> Vec<Port> {
+        if !self.cross_halves {
+            return self.cross_outputs();
+        }
+        let port = |name: String, shape: &[usize]| {
+            let rest = shape.iter().map(|n| length(*n));
+            Port {
+                name,
+                element: Element::U16,
+                shape: std::iter::once(None).chain(rest).collect(),
+            }
+        };
+        let of_layer = |l| {
+            let keys = [self.heads, PADDED / TILE, HEAD, TILE];
+            [
+                port(format!("cross_k_{l}"), &keys),
+                port(format!("cross_v_{l}"), &[self.heads, PADDED, HEAD]),
+            ]
+        };
+        (0..self.layers).flat_map(of_layer).collect()
+    }
+
+    /// The same as the encoder gives them.
+    fn cross_outputs(&self) -> Vec<Port> {
         let (heads, head) = (length(self.heads), length(HEAD));
         let of_layer = |l| {
             [
@@ -156,9 +180,25 @@ impl Header {
         (0..self.layers).flat_map(of_layer).collect()
     }
 
-    /// Values of a layer's keys, or values, of a window's sound.
+    /// Values of a layer's keys, or values, of a window's sound, as the encoder gives them.
     pub fn cross_values(&self) -> usize {
         self.width * POSITIONS
+    }
+
+    /// The same as they are kept.
+    pub fn cross_kept(&self) -> usize {
+        let positions = if self.cross_halves { PADDED } else { POSITIONS };
+        self.width * positions
+    }
+
+    /// Bytes of keys and values of a window's sound in all layers, as they are kept.
+    fn cross_bytes(&self) -> usize {
+        let own = if self.cross_halves {
+            size_of::<u16>()
+        } else {
+            F32
+        };
+        2 * own * self.layers * self.cross_kept()
     }
 
     /// Values of a window's attention that its word times are found in, at most.
@@ -168,8 +208,7 @@ impl Header {
 
     /// Windows that are decoded side by side.
     pub fn windows(&self) -> usize {
-        let window = 2 * F32 * self.layers * self.cross_values();
-        (WINDOWS_BYTES_MAX / window).clamp(1, WINDOWS_MAX)
+        (WINDOWS_BYTES_MAX / self.cross_bytes()).clamp(1, WINDOWS_MAX)
     }
 
     /// Longest texts that there is room for: half as many again as windows, for several shorter ones of fewer windows.
@@ -231,7 +270,9 @@ impl Header {
         let widened = |bytes: u64| bytes * if self.weights == F16 { 3 } else { 1 };
         let encoder = checked::weights_bytes(widened(encoder_bytes));
         let decoder = checked::weights_bytes(widened(decoder_bytes));
-        let cross = 2 * F32 * self.layers * self.cross_values();
+        let cross = self.cross_bytes();
+        // As the encoder gives them.
+        let given = 2 * F32 * self.layers * self.cross_values();
         let cache = 2 * F32 * self.layers * self.width * TEXT;
         let attention = size_of::<u16>() * self.attention_values();
         // Logits, their copy for a further sample, the mask, and a step's own tensors.
@@ -241,7 +282,7 @@ impl Header {
         let steps = (self.rows() * TEXT).div_ceil(MARKS + MAX_TOKENS);
         let rows = (cross + attention) * self.windows() + cache * self.rows() + step * steps;
         // Attention of each position to each, states of the widest layer, and a window's keys and values on their way out.
-        let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + cross;
+        let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + given;
         // Prompts are read one by one: scores and what becomes of them, the attention, and states.
         let prompt = MAX_PROMPT_TOKENS + MARKS;
         let read = F32
@@ -320,6 +361,31 @@ mod tests {
         assert_eq!(of(512, 6), 5);
         assert_eq!(of(768, 12), 1);
         assert_eq!(of(1280, 4), 3);
+    }
+
+    #[test]
+    fn the_sound_as_halves_takes_half_and_leaves_room_for_more_windows() {
+        let of = |width: usize, layers: usize, halves: bool| {
+            let text = format!(
+                r#"{{"width": {width}, "mels": 80, "heads": {}, "enc": 4, "dec": {layers}, "vocab": 51865,
+                    "type": "int8", "cross_halves": {halves}}}"#,
+                width / 64
+            );
+            Header::parse(&text).unwrap()
+        };
+        let (before, now) = (of(384, 4, false), of(384, 4, true));
+
+        assert_eq!((now.windows(), now.rows()), (8, 12));
+        let spared = before.footprint(0, 0).lane_of(1) - now.footprint(0, 0).lane_of(1);
+        // Of 18.4 MB a window 9.2 are left, and what fills up the last tile.
+        assert_eq!(spared, 8 * (18_432_000 - 9_240_576));
+        assert_eq!(of(768, 12, true).windows(), 3);
+        let cross = |header: &Header| header.decoder_ports().inputs.pop().unwrap();
+        assert_eq!(cross(&now).element, Element::U16);
+        assert_eq!(cross(&now).shape[2], Some(1504));
+        assert_eq!(cross(&before).element, Element::F32);
+        // What the encoder gives is the same.
+        assert_eq!(before.encoder_ports(), now.encoder_ports());
     }
 
     #[test]

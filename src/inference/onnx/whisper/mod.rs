@@ -8,6 +8,9 @@
 //! With weights of 8 bits a step's activations are scaled together, so a text can depend a little on what is decoded beside
 //! it; with 32 bits it does not. The encoder takes windows one by one.
 //!
+//! With weights of 8 bits the decoder has an operator of ours ([`super::cross`]), and the sound's keys and values are kept as
+//! halves; older graphs without it are run as before.
+//!
 //! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
 //! time go into the encoder. A third lane would wait.
 //!
@@ -176,6 +179,13 @@ fn foreign() -> String {
     )
 }
 
+fn foreign_pair(spec: &OnnxWhisperSpec) -> EngineError {
+    EngineError::InvalidModel {
+        path: spec.decoder.clone(),
+        why: format!("it is of another model than {}", spec.encoder.display()),
+    }
+}
+
 /// A loaded model.
 pub struct OnnxWhisperModel {
     spec: OnnxWhisperSpec,
@@ -211,6 +221,11 @@ impl OnnxWhisperModel {
         let [encoder_room, decoder_room] = spec.rooms(&header)?;
         let (encoder, encoder_digest) =
             checked::load_on(&spec.encoder, &header.encoder_ports(), None, encoder_room)?;
+        // Of another form it would have other inputs, and those would be what is told.
+        let text = protobuf::property(&spec.decoder, header::PROPERTY)?;
+        if text.is_some_and(|text| Header::parse(&text).is_ok_and(|other| other != header)) {
+            return Err(foreign_pair(spec));
+        }
         let (decoder, decoder_digest) =
             checked::load_on(&spec.decoder, &header.decoder_ports(), None, decoder_room)?;
         // The bytes that were loaded count, not those that were there a moment ago.
@@ -222,10 +237,7 @@ impl OnnxWhisperModel {
             };
             let text = property(session, header::PROPERTY).ok_or_else(|| invalid(foreign()))?;
             if Header::parse(&text).map_err(invalid)? != header {
-                return Err(invalid(format!(
-                    "it is of another model than {}",
-                    spec.encoder.display()
-                )));
+                return Err(foreign_pair(spec));
             }
         }
         let invalid = |why: String| EngineError::InvalidModel {

@@ -7,11 +7,12 @@ use std::sync::{Arc, PoisonError};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, TensorRef};
 
-use super::cache::{self, Cache};
+use super::cache::{self, Cache, SoundView};
 use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
 use crate::inference::onnx::checked;
+use crate::inference::onnx::cross::{PADDED, TILE};
 use crate::inference::times::{Meter, Part};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 use crate::inference::{EngineError, pages};
@@ -176,15 +177,19 @@ impl Pair {
         let outputs = meter
             .time(Part::Encoder, || session.run(ort::inputs!["mel" => mel]))
             .map_err(error)?;
+        let size = self.header.cross_values();
+        let given = |name: &str| -> Result<&[f32], EngineError> {
+            let found = outputs
+                .get(name)
+                .ok_or_else(|| failed(format!("no output named {name}")))?;
+            let (_, values) = found.try_extract_tensor::<f32>().map_err(error)?;
+            of_size(values, size, name)?;
+            of_numbers(values, name)?;
+            Ok(values)
+        };
         for (layer, names) in self.names.iter().enumerate() {
-            let (keys, values) = self.cache.sound(layer);
-            for (name, to) in [(&names.cross_keys, keys), (&names.cross_values, values)] {
-                let found = outputs
-                    .get(name)
-                    .ok_or_else(|| failed(format!("no output named {name}")))?;
-                let (_, found) = found.try_extract_tensor::<f32>().map_err(error)?;
-                copy(found, to, name)?;
-            }
+            self.cache.hear_keys(layer, given(&names.cross_keys)?);
+            self.cache.hear_values(layer, given(&names.cross_values)?);
         }
         Ok(())
     }
@@ -215,20 +220,33 @@ impl Pair {
         let tensor = TensorRef::from_array_view((shape, &self.mask[..])).map_err(error)?;
         inputs.push(("mask".into(), tensor.into()));
         for (layer, names) in self.names.iter().enumerate() {
-            let [cross_keys, cross_values, keys, values] = self.cache.layer(layer, part);
-            for (name, values, shape) in [
+            let view = self.cache.layer(layer, part);
+            for (name, sound, floats, halves) in [
                 (
                     &names.cross_keys,
-                    cross_keys,
+                    view.cross_keys,
                     [windows, heads, HEAD, POSITIONS],
+                    vec![windows, heads, PADDED / TILE, HEAD, TILE],
                 ),
                 (
                     &names.cross_values,
-                    cross_values,
+                    view.cross_values,
                     [windows, heads, POSITIONS, HEAD],
+                    vec![windows, heads, PADDED, HEAD],
                 ),
-                (&names.keys, keys, [rows, heads, HEAD, columns]),
-                (&names.values, values, [rows, heads, columns, HEAD]),
+            ] {
+                let input =
+                    match sound {
+                        SoundView::Floats(values) => TensorRef::from_array_view((floats, values))
+                            .map(SessionInputValue::from),
+                        SoundView::Halves(values) => TensorRef::from_array_view((halves, values))
+                            .map(SessionInputValue::from),
+                    };
+                inputs.push((name.as_str().into(), input.map_err(error)?));
+            }
+            for (name, values, shape) in [
+                (&names.keys, view.keys, [rows, heads, HEAD, columns]),
+                (&names.values, view.values, [rows, heads, columns, HEAD]),
             ] {
                 let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
                 inputs.push((name.as_str().into(), tensor.into()));
@@ -329,11 +347,9 @@ impl Runner for Pair {
     }
 }
 
-fn copy(from: &[f32], to: &mut [f32], name: &str) -> Result<(), EngineError> {
-    of_size(from, to.len(), name)?;
-    to.copy_from_slice(from);
+fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
     // One that is none makes each sum none.
-    if to.iter().sum::<f32>().is_finite() {
+    if values.iter().sum::<f32>().is_finite() {
         Ok(())
     } else {
         Err(failed(format!("the output {name} holds what is no number")))
@@ -354,5 +370,61 @@ pub(super) fn failed(why: String) -> EngineError {
     EngineError::Failed {
         what: TASK.into(),
         why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::inference::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
+
+    /// Of the encoder that `SCRIBE_STEP_ENCODER` names.
+    #[test]
+    #[ignore = "how long a step takes, for people"]
+    fn time() {
+        let encoder = PathBuf::from(std::env::var_os("SCRIBE_STEP_ENCODER").unwrap());
+        let spec = OnnxWhisperSpec {
+            decoder: OnnxWhisperSpec::decoder_beside(&encoder).unwrap(),
+            encoder,
+            name: "timed".into(),
+            cuda_device: None,
+            word_time_offset: 0,
+        };
+        let model = OnnxWhisperModel::load(&spec).unwrap();
+        let mut runner = model.runner(&model.encoder, &model.decoder);
+        let start = Instant::now();
+        for _ in 0..8 {
+            runner.begin(1);
+            runner.enter(&[0.1; 16_000], TEXT).unwrap();
+            runner.clear();
+        }
+        println!("encoding a window: {:?}", start.elapsed() / 8);
+        for (windows, rows) in [(8, 1), (4, 5), (1, 1), (1, 5)] {
+            runner.begin(rows);
+            for _ in 0..windows {
+                runner.cache.add(100);
+            }
+            let all = runner.cache.all();
+            runner.cache.grow(&all.windows, 40);
+            let mut best = Duration::MAX;
+            for _ in 0..20 {
+                let start = Instant::now();
+                runner.advance(&vec![WARM_TOKEN; all.len()]).unwrap();
+                best = best.min(start.elapsed());
+            }
+            println!("{windows} windows of {rows} rows: {best:?}");
+            runner.clear();
+        }
+        for tokens in [3, 224] {
+            runner.begin(1);
+            runner.cache.add(TEXT);
+            let start = Instant::now();
+            runner.read(0, &vec![WARM_TOKEN; tokens]).unwrap();
+            println!("reading {tokens} tokens: {:?}", start.elapsed());
+            runner.clear();
+        }
     }
 }

@@ -35,6 +35,9 @@
 //! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
 //! table of tokens is f16 in any case.
 //!
+//! With `int8` too, the decoder's attention to the sound is one operator of ours (`gstscribe::inference::onnx::cross`),
+//! which takes `cross_k_l` and `cross_v_l` as halves in an order of its own; the note `whisper` then says `cross_halves`.
+//!
 //! With `f16` all weights and everything between inputs and outputs have 16 bits, which is for cards. Inputs and outputs stay
 //! f32, with casts behind and before them: a caller then has one form of cache for all types. Scores that are masked are
 //! -30000 instead of -1e9, which 16 bits do not hold.
@@ -46,6 +49,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use gstscribe::inference::manifest::GraphType;
+use gstscribe::inference::onnx::cross;
 
 use self::balance::Balance;
 use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
@@ -378,8 +382,13 @@ impl Model<'_> {
                 |name: &str, rows, shape| cache(format!("{name}_{layer}"), rows, self.heads, shape);
             inputs.push(port("self_k", "R", [WIDTH, free("P")]));
             inputs.push(port("self_v", "R", [free("P"), WIDTH]));
-            inputs.push(port("cross_k", "W", [WIDTH, free("S")]));
-            inputs.push(port("cross_v", "W", [free("S"), WIDTH]));
+            match self.has_operator() {
+                true => inputs.extend(self.halves(layer)),
+                false => {
+                    inputs.push(port("cross_k", "W", [WIDTH, free("S")]));
+                    inputs.push(port("cross_v", "W", [free("S"), WIDTH]));
+                }
+            }
             fresh.push(port("new_k", "R", [WIDTH, free("n")]));
             fresh.push(port("new_v", "R", [free("n"), WIDTH]));
         }
@@ -395,7 +404,7 @@ impl Model<'_> {
             element: Element::F32,
             shape: vec![
                 free("W"),
-                Dimension::Fixed(align.len() as u64),
+                Dimension::Fixed(self.alignment.len() as u64),
                 free("Nn"),
                 free("S"),
             ],
@@ -511,6 +520,20 @@ impl Model<'_> {
             Some(&b),
             self.kind.into(),
         );
+        let followers = self.alignment.iter().filter(|(l, _)| *l == layer);
+        let followers: Vec<i64> = followers.map(|&(_, head)| head as i64).collect();
+        if self.has_operator() {
+            let (context, shares) = (format!("context_{layer}"), format!("shares_{layer}"));
+            let inputs = [&y, &cross_k, &cross_v].map(String::as_str);
+            if followers.is_empty() {
+                g.op_named(cross::NAME, &inputs, &[&context], &[]);
+            } else {
+                let heads = [("heads", Attribute::Ints(&followers))];
+                g.op_named(cross::NAME, &inputs, &[&context, &shares], &heads);
+                align.push(shares);
+            }
+            return Ok(context);
+        }
         let windows = g.length(&cross_k, 1);
         let rest = g.ints(&[-1, self.heads, HEAD_WIDTH as i64]);
         let shape = g.concat(&[&windows, &rest], 0);
@@ -519,8 +542,8 @@ impl Model<'_> {
         let keys = g.inward(&cross_k);
         let y = g.op("MatMul", &[&y, &keys]);
         let shares = g.softmax(&y);
-        for &(_, head) in self.alignment.iter().filter(|(l, _)| *l == layer) {
-            align.push(g.slice(&shares, head as i64, head as i64 + 1, 1));
+        for head in followers {
+            align.push(g.slice(&shares, head, head + 1, 1));
         }
         let values = g.inward(&cross_v);
         let y = g.op("MatMul", &[&shares, &values]);
@@ -529,6 +552,32 @@ impl Model<'_> {
         let width = g.ints(&[self.width as i64]);
         let shape = g.concat(&[&rows, &width], 0);
         Ok(g.op("Reshape", &[&y, &shape]))
+    }
+
+    /// Whether the attention to the sound is our operator, which is for processors.
+    fn has_operator(&self) -> bool {
+        self.kind == GraphType::Int8
+    }
+
+    /// Keys and values of the sound as our operator takes them.
+    fn halves(&self, layer: usize) -> [Port<'static>; 2] {
+        let port = |name: &str, rest: &[usize]| {
+            let heads = Dimension::Fixed(self.heads.cast_unsigned());
+            let rest = rest.iter().map(|n| Dimension::Fixed(*n as u64));
+            Port {
+                name: format!("{name}_{layer}"),
+                element: Element::U16,
+                shape: [Dimension::Free("W"), heads]
+                    .into_iter()
+                    .chain(rest)
+                    .collect(),
+            }
+        };
+        let tiles = cross::PADDED / cross::TILE;
+        [
+            port("cross_k", &[tiles, cross::HEAD, cross::TILE]),
+            port("cross_v", &[cross::PADDED, cross::HEAD]),
+        ]
     }
 
     fn norm(&self, g: &mut Graph, x: &str, name: &str) -> Converted<Value> {
@@ -590,11 +639,15 @@ impl Model<'_> {
         } = self.shape;
         format!(
             "{{\"width\": {}, \"mels\": {mel_bands}, \"heads\": {}, \"enc\": {audio_layers}, \"dec\": {text_layers}, \
-             \"vocab\": {vocabulary}, \"type\": \"{}\", \"alignment_heads\": [{}]}}",
+             \"vocab\": {vocabulary}, \"type\": \"{}\", \"alignment_heads\": [{}]{}}}",
             self.width,
             self.heads,
             self.kind.word(),
-            alignment.join(", ")
+            alignment.join(", "),
+            match self.has_operator() {
+                true => ", \"cross_halves\": true",
+                false => "",
+            }
         )
     }
 

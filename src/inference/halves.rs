@@ -2,6 +2,7 @@
 //! 16-bit floats (IEEE 754 binary16), as bits.
 
 /// The value of a half.
+#[inline]
 pub fn to_f32(half: u16) -> f32 {
     let sign = u32::from(half >> 15) << 31;
     let exponent = u32::from(half >> 10) & 0x1f;
@@ -15,6 +16,7 @@ pub fn to_f32(half: u16) -> f32 {
 }
 
 /// The half nearest to a value; of two equally near ones, the one with an even last bit.
+#[inline]
 pub fn from_f32(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = ((bits >> 16) & 0x8000) as u16;

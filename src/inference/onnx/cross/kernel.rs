@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Attention of a few rows to one head's sound, by what the processor has.
+//!
+//! Keys and values are halves: reading them takes as long as everything else. So each is read once for all rows, which are
+//! six at most: the sums of more would not stay in registers.
+#![allow(unsafe_code)]
+
+use super::{HEAD, PADDED, POSITIONS, TILE};
+use crate::inference::halves;
+
+/// Rows that are read for at once.
+pub(super) const ROWS: usize = 6;
+
+/// Scores of a row, then its shares, not yet divided by their sum.
+pub(super) type Shares = [f32; PADDED];
+
+/// What a processor can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Plain,
+}
+
+impl Isa {
+    /// All that this processor can do, the fastest first.
+    pub fn known() -> Vec<Self> {
+        let mut known = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") {
+                known.push(Self::Avx512);
+            }
+            if has!("avx2") && has!("f16c") && has!("fma") {
+                known.push(Self::Avx2);
+            }
+        }
+        known.push(Self::Plain);
+        known
+    }
+}
+
+/// The largest half.
+const HALF_MAX: f32 = 65_504.0;
+
+/// Numbers as halves; what they cannot hold becomes the largest.
+pub(super) fn narrow(from: &[f32], to: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("f16c") {
+        // SAFETY: the processor has it.
+        return unsafe { x86::narrow(from, to) };
+    }
+    narrow_plainly(from, to);
+}
+
+fn narrow_plainly(from: &[f32], to: &mut [u16]) {
+    for (from, to) in from.iter().zip(to) {
+        *to = halves::from_f32(from.clamp(-HALF_MAX, HALF_MAX));
+    }
+}
+
+/// What up to six rows want of a head, and where it goes.
+pub(super) struct Head<'a> {
+    /// A head's part of each row's query.
+    pub queries: &'a [&'a [f32; HEAD]],
+    /// `[tiles, 64, 32]`
+    pub keys: &'a [u16],
+    /// `[padded positions, 64]`
+    pub values: &'a [u16],
+}
+
+/// Writes each row's shares and their sum's inverse, and what the values come to. `isa` must be one of [`Isa::known`].
+pub(super) fn attend(
+    isa: Isa,
+    head: &Head<'_>,
+    shares: &mut [Shares; ROWS],
+    inverse: &mut [f32; ROWS],
+    context: &mut [[f32; HEAD]; ROWS],
+) {
+    assert_eq!(head.keys.len(), PADDED * HEAD);
+    assert_eq!(head.values.len(), PADDED * HEAD);
+    macro_rules! by_rows {
+        ($run:ident) => {
+            match head.queries.len() {
+                1 => $run::<1>(head, shares, inverse, context),
+                2 => $run::<2>(head, shares, inverse, context),
+                3 => $run::<3>(head, shares, inverse, context),
+                4 => $run::<4>(head, shares, inverse, context),
+                5 => $run::<5>(head, shares, inverse, context),
+                _ => $run::<6>(head, shares, inverse, context),
+            }
+        };
+    }
+    match isa {
+        // SAFETY: a processor on which this was found has these instructions, and the lengths were checked above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { by_rows!(avx512) },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { by_rows!(avx2) },
+        // SAFETY: the lengths were checked above, and it needs no instructions that a processor may lack.
+        Isa::Plain => unsafe { by_rows!(plain) },
+    }
+}
+
+type Results<'a> = (
+    &'a mut [Shares; ROWS],
+    &'a mut [f32; ROWS],
+    &'a mut [[f32; HEAD]; ROWS],
+);
+
+macro_rules! run {
+    ($name:ident, $lanes:ty, $vectors:literal $(, $features:literal)?) => {
+        /// # Safety
+        ///
+        /// Keys and values must have their lengths, and the processor the instructions.
+        $(#[cfg(target_arch = "x86_64")] #[target_feature(enable = $features)])?
+        unsafe fn $name<const Q: usize>(
+            head: &Head<'_>,
+            shares: &mut [Shares; ROWS],
+            inverse: &mut [f32; ROWS],
+            context: &mut [[f32; HEAD]; ROWS],
+        ) {
+            // SAFETY: as the caller promises.
+            unsafe { rows::<$lanes, Q, $vectors>(head, (shares, inverse, context)) }
+        }
+    };
+}
+
+run!(avx512, x86::Avx512, 4, "avx512f");
+run!(avx2, x86::Avx2, 2, "avx2,f16c,fma");
+run!(plain, Plain, 2);
+
+/// Several floats at once.
+///
+/// All of it is unsafe because the processor must have the instructions; what is read and written must be there.
+trait Lanes {
+    const N: usize;
+    type V: Copy;
+    unsafe fn all(value: f32) -> Self::V;
+    unsafe fn halves(from: *const u16) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(value: Self::V, to: *mut f32);
+    /// `a * b + c`
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// `Q` rows, as `attend` says; `C` vectors of values are summed up at once.
+///
+/// # Safety
+///
+/// Keys and values must have their lengths, and the processor the instructions of `L`.
+#[inline(always)]
+unsafe fn rows<L: Lanes, const Q: usize, const C: usize>(head: &Head<'_>, results: Results<'_>) {
+    let (shares, inverse, context) = results;
+    let Some(queries) = head.queries.first_chunk::<Q>() else {
+        return;
+    };
+    // SAFETY: as the caller promises.
+    unsafe { scores::<L, Q>(queries, head.keys, shares) };
+    for (shares, inverse) in shares.iter_mut().zip(&mut *inverse).take(Q) {
+        *inverse = 1.0 / exponentials(shares);
+    }
+    // SAFETY: as the caller promises.
+    unsafe { sums::<L, Q, C>(shares, head.values, context) };
+    for (row, inverse) in context.iter_mut().zip(inverse).take(Q) {
+        row.iter_mut().for_each(|v| *v *= *inverse);
+    }
+}
+
+/// # Safety
+///
+/// Keys must have their length, and the processor the instructions of `L`.
+#[inline(always)]
+unsafe fn scores<L: Lanes, const Q: usize>(
+    queries: &[&[f32; HEAD]; Q],
+    keys: &[u16],
+    scores: &mut [Shares; ROWS],
+) {
+    for tile in 0..PADDED / TILE {
+        for part in (0..TILE).step_by(2 * L::N) {
+            // SAFETY: a tile has 64 rows of 32 halves, of which two vectors of a part are read, and each row of scores
+            // as many floats as there are halves in a row of all tiles.
+            unsafe {
+                let keys = keys.as_ptr().add(tile * TILE * HEAD + part);
+                let mut sums = [[L::all(0.0); 2]; Q];
+                for d in 0..HEAD {
+                    let keys = keys.add(d * TILE);
+                    let keys = [L::halves(keys), L::halves(keys.add(L::N))];
+                    for (sums, query) in sums.iter_mut().zip(queries) {
+                        let query = L::all(query[d]);
+                        for (sum, keys) in sums.iter_mut().zip(keys) {
+                            *sum = L::mul_add(query, keys, *sum);
+                        }
+                    }
+                }
+                for (sums, scores) in sums.iter().zip(scores.iter_mut()) {
+                    let scores = scores.as_mut_ptr().add(tile * TILE + part);
+                    L::store(sums[0], scores);
+                    L::store(sums[1], scores.add(L::N));
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// Values must have their length, and the processor the instructions of `L`.
+#[inline(always)]
+unsafe fn sums<L: Lanes, const Q: usize, const C: usize>(
+    shares: &[Shares; ROWS],
+    values: &[u16],
+    context: &mut [[f32; HEAD]; ROWS],
+) {
+    for row in context.iter_mut().take(Q) {
+        row.fill(0.0);
+    }
+    for block in (0..PADDED).step_by(TILE) {
+        for part in (0..HEAD).step_by(C * L::N) {
+            // SAFETY: each position has 64 halves, and each row's context as many floats, of which the vectors of a part
+            // are read and written.
+            unsafe {
+                let mut sums = [[L::all(0.0); C]; Q];
+                for (sums, row) in sums.iter_mut().zip(context.iter()) {
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::load(row.as_ptr().add(part + c * L::N));
+                    }
+                }
+                for position in block..block + TILE {
+                    let from = values.as_ptr().add(position * HEAD + part);
+                    let mut values = [L::all(0.0); C];
+                    for (c, value) in values.iter_mut().enumerate() {
+                        *value = L::halves(from.add(c * L::N));
+                    }
+                    for (sums, shares) in sums.iter_mut().zip(shares) {
+                        let share = L::all(shares[position]);
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = L::mul_add(share, value, *sum);
+                        }
+                    }
+                }
+                for (sums, row) in sums.iter().zip(context.iter_mut()) {
+                    for (c, sum) in sums.iter().enumerate() {
+                        L::store(*sum, row.as_mut_ptr().add(part + c * L::N));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums are taken in so many parts, which a compiler makes vectors of.
+const PARTS: usize = 32;
+const _: () = assert!(PADDED.is_multiple_of(PARTS));
+
+/// Makes exponentials of scores, less the largest, and tells their sum. What is behind the last position becomes nothing.
+#[inline(always)]
+fn exponentials(scores: &mut Shares) -> f32 {
+    scores[POSITIONS..].fill(f32::NEG_INFINITY);
+    let (chunks, _) = scores.as_chunks_mut::<PARTS>();
+    let mut most = [f32::NEG_INFINITY; PARTS];
+    for chunk in chunks.iter() {
+        for (most, score) in most.iter_mut().zip(chunk) {
+            *most = if *score > *most { *score } else { *most };
+        }
+    }
+    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; PARTS];
+    for chunk in chunks {
+        for (sum, score) in sums.iter_mut().zip(chunk) {
+            *score = exponential(*score - most);
+            *sum += *score;
+        }
+    }
+    scores[POSITIONS..].fill(0.0);
+    // What was behind the end is as good as nothing in the sum: e^-87 each.
+    sums.iter().sum()
+}
+
+/// e to the power of what is 0 at most, within 2 units of the last place; e^-87 for all that is less than -87.
+#[inline(always)]
+fn exponential(x: f32) -> f32 {
+    /// Added and taken away again, it rounds to a whole number, which then is in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > -87.0 { x } else { -87.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let rest = x - whole * LN_2_HIGH - whole * LN_2_LOW;
+    let mut sum = 1.987_569_1e-4;
+    for factor in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5e-1,
+    ] {
+        sum = sum * rest + factor;
+    }
+    let sum = sum * rest * rest + rest + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
+    f32::from_bits(sum.to_bits().wrapping_add(exponent << 23))
+}
+
+/// Without instructions of its own.
+struct Plain;
+
+impl Lanes for Plain {
+    const N: usize = 8;
+    type V = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn all(value: f32) -> Self::V {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn halves(from: *const u16) -> Self::V {
+        // SAFETY: as the caller promises.
+        let halves = unsafe { from.cast::<[u16; 8]>().read() };
+        halves.map(half)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: as the caller promises.
+        unsafe { from.cast::<[f32; 8]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(value: Self::V, to: *mut f32) {
+        // SAFETY: as the caller promises.
+        unsafe { to.cast::<[f32; 8]>().write(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
+        for (c, (a, b)) in c.iter_mut().zip(a.iter().zip(&b)) {
+            *c += a * b;
+        }
+        c
+    }
+}
+
+/// The value of a half that is a number: what `halves::to_f32` says, in a form of which a compiler makes vectors.
+#[inline(always)]
+fn half(half: u16) -> f32 {
+    /// 2^112: what the exponents differ by.
+    const UP: f32 = f32::from_bits(0x7780_0000);
+    let sign = u32::from(half & 0x8000) << 16;
+    let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * UP;
+    f32::from_bits(magnitude.to_bits() | sign)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{HALF_MAX, Lanes};
+
+    /// # Safety
+    ///
+    /// The processor must have the instructions.
+    #[target_feature(enable = "f16c")]
+    pub unsafe fn narrow(from: &[f32], to: &mut [u16]) {
+        let (chunks, rest) = from.as_chunks::<8>();
+        let (to, rest_to) = to.as_chunks_mut::<8>();
+        let (least, most) = (_mm256_set1_ps(-HALF_MAX), _mm256_set1_ps(HALF_MAX));
+        for (from, to) in chunks.iter().zip(to) {
+            // SAFETY: eight values are read and eight written, and there are as many.
+            unsafe {
+                let floats = _mm256_loadu_ps(from.as_ptr());
+                let floats = _mm256_min_ps(_mm256_max_ps(floats, least), most);
+                let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats);
+                _mm_storeu_si128(to.as_mut_ptr().cast(), halves);
+            }
+        }
+        super::narrow_plainly(rest, rest_to);
+    }
+
+    /// 16 floats at once.
+    pub struct Avx512;
+
+    impl Lanes for Avx512 {
+        const N: usize = 16;
+        type V = __m512;
+
+        #[inline(always)]
+        unsafe fn all(value: f32) -> Self::V {
+            // SAFETY: the processor has it, as the caller promises.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn halves(from: *const u16) -> Self::V {
+            // SAFETY: 16 halves are there, as the caller promises.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self::V {
+            // SAFETY: 16 floats are there, as the caller promises.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(value: Self::V, to: *mut f32) {
+            // SAFETY: the same.
+            unsafe { _mm512_storeu_ps(to, value) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: the processor has it, as the caller promises.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+    }
+
+    /// 8 floats at once.
+    pub struct Avx2;
+
+    impl Lanes for Avx2 {
+        const N: usize = 8;
+        type V = __m256;
+
+        #[inline(always)]
+        unsafe fn all(value: f32) -> Self::V {
+            // SAFETY: the processor has it, as the caller promises.
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn halves(from: *const u16) -> Self::V {
+            // SAFETY: 8 halves are there, as the caller promises.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self::V {
+            // SAFETY: 8 floats are there, as the caller promises.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(value: Self::V, to: *mut f32) {
+            // SAFETY: the same.
+            unsafe { _mm256_storeu_ps(to, value) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: the processor has it, as the caller promises.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+    }
+}
