@@ -9,6 +9,8 @@ use super::vocabulary::Vocabulary;
 
 /// Values looked at together: most blocks are so far below the largest value that they add nothing.
 const BLOCK: usize = 64;
+/// Values done together.
+const LANES: usize = 16;
 /// A value so far below the largest, in natural logarithms, is less than one in eight million of it.
 const NEGLIGIBLE: f32 = 16.0;
 /// A text that ends in so many copies of the same, over so many tokens, has been caught in a loop.
@@ -56,22 +58,34 @@ pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> O
 
 /// The `count` most likely tokens, the likeliest first. `None` where the values are no numbers.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
-    let (_, max) = largest(logits)?;
-    let all = max + sum_exp(logits, max, 1.0).ln();
+    let tops: Vec<f32> = logits.chunks(BLOCK).map(top).collect();
+    let max = top(&tops);
+    if !max.is_finite() || count == 0 {
+        return None;
+    }
+    let sum: f32 = logits
+        .chunks(BLOCK)
+        .zip(&tops)
+        .filter(|(_, top)| **top > max - NEGLIGIBLE)
+        .map(|(values, _)| sum_exp_of(values, max))
+        .sum();
+    let all = max + sum.ln();
     if !all.is_finite() {
         return None;
     }
+    // So many blocks have a value that is no less than this: nothing below it is among the likeliest.
+    let mut sorted = tops.clone();
+    let nth = count.min(sorted.len()) - 1;
+    let (_, least, _) = sorted.select_nth_unstable_by(nth, |a, b| b.total_cmp(a));
+    let mut least = *least;
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
-    let mut least = f32::NEG_INFINITY;
     for (n, values) in logits.chunks(BLOCK).enumerate() {
-        let own = values
-            .iter()
-            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        if own <= least {
+        if tops[n] < least || tops[n] == f32::NEG_INFINITY {
             continue;
         }
         for (at, value) in values.iter().enumerate() {
-            if *value <= least {
+            let is_none = *value == f32::NEG_INFINITY;
+            if *value < least || is_none || (best.len() == count && *value <= best[count - 1].0) {
                 continue;
             }
             // Before those that are no smaller: of equals the first.
@@ -79,7 +93,7 @@ pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
             best.insert(place, (*value, (n * BLOCK + at) as u32));
             best.truncate(count);
             if best.len() == count {
-                least = best[count - 1].0;
+                least = least.max(best[count - 1].0);
             }
         }
     }
@@ -110,9 +124,7 @@ fn largest(logits: &[f32]) -> Option<(usize, f32)> {
     let mut max = f32::NEG_INFINITY;
     let mut block = 0;
     for (n, values) in logits.chunks(BLOCK).enumerate() {
-        let own = values
-            .iter()
-            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let own = top(values);
         if own > max {
             (max, block) = (own, n * BLOCK);
         }
@@ -124,21 +136,74 @@ fn largest(logits: &[f32]) -> Option<(usize, f32)> {
     Some((block + at, max))
 }
 
-/// Sum of `exp((value - max) / temperature)`.
-fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
-    let mut sum = 0.0;
-    for values in logits.chunks(BLOCK) {
-        let own = values
-            .iter()
-            .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        if own > max - NEGLIGIBLE {
-            sum += values
-                .iter()
-                .map(|v| ((v - max) / temperature).exp())
-                .sum::<f32>();
+/// The largest of some values; what is no number counts for nothing. Lanes that do not wait for each other are done
+/// together by the processor.
+fn top(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut chunks = values.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
         }
     }
-    sum
+    let rest = chunks.remainder().iter();
+    lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, larger)
+}
+
+/// Sum of `exp((value - max) / temperature)`.
+fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
+    let near = logits
+        .chunks(BLOCK)
+        .filter(|values| top(values) > max - NEGLIGIBLE);
+    if temperature == 1.0 {
+        return near.map(|values| sum_exp_of(values, max)).sum();
+    }
+    near.flatten()
+        .map(|v| ((v - max) / temperature).exp())
+        .sum()
+}
+
+/// Sum of `exp(value - max)` of a few values, none above `max`.
+fn sum_exp_of(values: &[f32], max: f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let mut chunks = values.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(value - max);
+        }
+    }
+    let rest = chunks.remainder().iter().map(|value| exp(value - max));
+    lanes.iter().copied().chain(rest).sum()
+}
+
+/// `exp(x)` for `x` up to 0, to 4e-7 of it; 0 below -80; what is no number stays none. Without a branch: the processor does several at once.
+/// (Two to a whole power by the bits of the exponent, the rest by Taylor's series of its half, squared.)
+fn exp(x: f32) -> f32 {
+    /// Adding it leaves a whole number in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let below = if x < -80.0 { -80.0 } else { x };
+    let shifted = below * std::f32::consts::LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let rest = (below - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
+    let half = rest * 0.5;
+    let series = 1.0
+        + half
+            * (1.0
+                + half * (0.5 + half * (1.0 / 6.0 + half * (1.0 / 24.0 + half * (1.0 / 120.0)))));
+    let power = f32::from_bits(
+        shifted
+            .to_bits()
+            .wrapping_sub(ROUND.to_bits())
+            .wrapping_add(127)
+            << 23,
+    );
+    let value = series * series * power;
+    if x < -80.0 { 0.0 } else { value }
 }
 
 fn draw(logits: &[f32], max: f32, temperature: f32, chance: &mut Chance) -> Option<usize> {
@@ -250,6 +315,39 @@ mod tests {
         assert!((found[1].logprob.exp() - 0.2).abs() < 1e-6);
         assert_eq!(likeliest(&logits, 10).unwrap().len(), 6);
         assert_eq!(likeliest(&[f32::NAN; 70], 2), None);
+    }
+
+    #[test]
+    fn sums_of_powers_are_those_of_the_library() {
+        for n in 0..=1700 {
+            let x = -0.01 * n as f32;
+            assert!(
+                (exp(x) / x.exp() - 1.0).abs() < 4e-7,
+                "{x}: {} and {}",
+                exp(x),
+                x.exp()
+            );
+        }
+        assert_eq!((exp(f32::NEG_INFINITY), exp(-200.0)), (0.0, 0.0));
+        let values: Vec<f32> = (0..1003).map(|n| -((n * 37 % 200) as f32) / 9.0).collect();
+        let exact: f64 = values.iter().map(|v| f64::from(*v).exp()).sum();
+        assert!((f64::from(sum_exp(&values, 0.0, 1.0)) / exact - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_likeliest_are_those_that_sorting_finds() {
+        let mut logits: Vec<f32> = (0..5003u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 16) as f32 / 8192.0)
+            .collect();
+        logits[77] = logits[4000];
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+
+        for count in [1, 6, 100] {
+            let found = likeliest(&logits, count).unwrap();
+            let tokens: Vec<usize> = found.iter().map(|c| c.token as usize).collect();
+            assert_eq!(tokens, order[..count]);
+        }
     }
 
     #[test]
