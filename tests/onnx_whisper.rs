@@ -336,9 +336,9 @@ fn files_that_do_not_belong_together_are_refused_with_the_reason() {
         ..spec(&small)
     };
     let swapped = OnnxWhisperSpec {
-        encoder: spec(&small).decoder,
-        decoder: spec(&small).encoder,
-        ..spec(&small)
+        encoder: spec(&exact).decoder,
+        decoder: spec(&exact).encoder,
+        ..spec(&exact)
     };
     let foreign = OnnxWhisperSpec {
         encoder: repository("models/silero-vad-6.2-rows.onnx"),

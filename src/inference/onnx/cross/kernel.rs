@@ -14,6 +14,9 @@ pub(super) const ROWS: usize = 6;
 /// Scores of a row, then its shares, not yet divided by their sum.
 pub(super) type Shares = [f32; PADDED];
 
+/// Halves of a line of the processor's caches.
+const LINE: usize = 32;
+
 /// What a processor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
@@ -144,6 +147,9 @@ trait Lanes {
     unsafe fn halves(from: *const u16) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(value: Self::V, to: *mut f32);
+    /// What lies there will be wanted soon. It need not be there.
+    #[inline(always)]
+    fn prefetch(_from: *const u16) {}
     /// `a * b + c`
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
@@ -189,6 +195,7 @@ unsafe fn scores<L: Lanes, const Q: usize>(
                 let mut sums = [[L::all(0.0); 2]; Q];
                 for d in 0..HEAD {
                     let keys = keys.add(d * TILE);
+                    L::prefetch(keys.wrapping_add(TILE * HEAD));
                     let keys = [L::halves(keys), L::halves(keys.add(L::N))];
                     for (sums, query) in sums.iter_mut().zip(queries) {
                         let query = L::all(query[d]);
@@ -232,6 +239,9 @@ unsafe fn sums<L: Lanes, const Q: usize, const C: usize>(
                 }
                 for position in block..block + TILE {
                     let from = values.as_ptr().add(position * HEAD + part);
+                    for line in 0..C * L::N / LINE {
+                        L::prefetch(from.wrapping_add(TILE * HEAD + line * LINE));
+                    }
                     let mut values = [L::all(0.0); C];
                     for (c, value) in values.iter_mut().enumerate() {
                         *value = L::halves(from.add(c * L::N));
@@ -383,12 +393,23 @@ mod x86 {
         super::narrow_plainly(rest, rest_to);
     }
 
+    #[inline(always)]
+    fn prefetch(from: *const u16) {
+        // SAFETY: all these processors have it, and it reads nothing: any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
+    }
+
     /// 16 floats at once.
     pub struct Avx512;
 
     impl Lanes for Avx512 {
         const N: usize = 16;
         type V = __m512;
+
+        #[inline(always)]
+        fn prefetch(from: *const u16) {
+            prefetch(from);
+        }
 
         #[inline(always)]
         unsafe fn all(value: f32) -> Self::V {
@@ -427,6 +448,11 @@ mod x86 {
     impl Lanes for Avx2 {
         const N: usize = 8;
         type V = __m256;
+
+        #[inline(always)]
+        fn prefetch(from: *const u16) {
+            prefetch(from);
+        }
 
         #[inline(always)]
         unsafe fn all(value: f32) -> Self::V {
