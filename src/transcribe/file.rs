@@ -112,8 +112,11 @@ pub fn speech_spec(
     if let Some(name) = model.strip_prefix("fake:") {
         return Ok(WhisperSpec::Fake(name.to_owned()));
     }
-    let found = manifest::resolve_for(model, manifest::Task::Asr, engine).map_err(missing)?;
     let cuda_device = cuda_device(device)?;
+    // Of the default models only the ggml file is for cards, where whisper.cpp was built for them.
+    let for_card = cfg!(feature = "cuda") && cuda_device.is_some() && matches!(model, "" | "auto");
+    let engine = engine.or(for_card.then_some(manifest::Engine::WhisperCpp));
+    let found = manifest::resolve_for(model, manifest::Task::Asr, engine).map_err(missing)?;
     let own = engine_of(&found);
     if engine.is_some_and(|asked| asked != own) {
         return Err(EngineError::Unsupported(match own {
