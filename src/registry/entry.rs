@@ -1379,10 +1379,8 @@ impl<K: Kind> Batch<'_, K> {
         // A live job waits for nothing: a place is kept for it, and while it is in work no file comes beside it.
         let expected = work.live_at.is_some_and(|at| at.elapsed() < LIVE_SEEN);
         let only_live = beside_live || (expected && running + 1 >= self.most.get());
-        let next = work
-            .queue
-            .pop(|q| self.fits(q) && (is_live(q.class) || !only_live));
-        next
+        work.queue
+            .pop(|q| self.fits(q) && (is_live(q.class) || !only_live))
     }
 }
 

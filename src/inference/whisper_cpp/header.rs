@@ -229,8 +229,10 @@ pub fn peek(first: &[u8]) -> Result<Header, String> {
 /// (`ggml_backend_amx_get_alloc_size`).
 pub fn tensor_bytes(header: &Header, amx: bool) -> u64 {
     let packed = |t: &Tensor| {
-        let repacked =
-            amx && t.kind.name == "q8_0" && t.dims[0] % AMX_ROW == 0 && t.dims[1] % AMX_ROWS == 0;
+        let repacked = amx
+            && t.kind.name == "q8_0"
+            && t.dims[0].is_multiple_of(AMX_ROW)
+            && t.dims[1].is_multiple_of(AMX_ROWS);
         let sums = if repacked {
             t.dims.iter().product::<u64>() / t.kind.block * AMX_SUM_BYTES
         } else {
