@@ -1074,7 +1074,7 @@ fn names_are_answered_with_paths_or_with_the_nearest_names() {
             .as_array()
             .unwrap()
             .iter()
-            .any(|m| m["id"] == "whisper-tiny.en-q8_0" && m["default"] == true)
+            .any(|m| m["id"] == "whisper-tiny.en-onnx-int8" && m["default"] == true)
     );
     assert!(
         home.run(&["list"])
