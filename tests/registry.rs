@@ -421,6 +421,24 @@ fn a_few_windows_are_worked_on_by_all_lanes() {
 }
 
 #[test]
+fn of_lanes_whose_time_is_over_at_the_same_moment_one_stays() {
+    let mut model = FakeSpeech::saying("x");
+    model.delay = Duration::from_millis(5);
+    model.register("last_lane");
+    let registry = Registry::new(2, Duration::ZERO);
+    let lease = lease(&registry, "last_lane");
+
+    for _ in 0..40 {
+        let mut tickets: Vec<_> = (0..4).map(|_| submit(&lease, "", Class::File)).collect();
+        for ticket in &mut tickets {
+            text(ticket).unwrap();
+        }
+        eventually("one lane is left", || registry.stats()[0].lanes <= 1);
+        assert_eq!(registry.stats()[0].lanes, 1);
+    }
+}
+
+#[test]
 fn no_more_lanes_run_at_once_than_there_are_cores() {
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     for name in ["lanes_a", "lanes_b"] {

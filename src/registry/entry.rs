@@ -1084,6 +1084,8 @@ impl<K: Kind> Entry<K> {
             work.idle -= 1;
             let alone = work.lanes.len() - work.leaving.len() <= 1;
             if in_vain && !alone && work.queue.len() == 0 {
+                // Told at once: of two whose time is over at the same moment one must stay.
+                work.leaving.insert(id);
                 return None;
             }
         }
