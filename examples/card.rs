@@ -21,6 +21,8 @@
     reason = "a program: its words go to the terminal"
 )]
 
+#[path = "common/asked.rs"]
+mod asked;
 #[path = "card/measure.rs"]
 mod measure;
 #[path = "card/onnx.rs"]
@@ -32,7 +34,6 @@ mod streams;
 #[path = "card/watch.rs"]
 mod watch;
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -40,41 +41,9 @@ use std::process::ExitCode;
 use gstscribe::inference::whisper_cpp::{WhisperCppSpec, header::Header, made};
 use gstscribe::registry::device::{Cuda, cards};
 
+use asked::Asked;
+
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// What was asked for: words in their places, and `name=value`.
-struct Asked {
-    words: Vec<String>,
-    options: HashMap<String, String>,
-}
-
-impl Asked {
-    fn read(arguments: impl Iterator<Item = String>) -> Self {
-        let (mut words, mut options) = (Vec::new(), HashMap::new());
-        for argument in arguments {
-            match argument.split_once('=') {
-                Some((name, value)) => {
-                    options.insert(name.to_owned(), value.to_owned());
-                }
-                None => words.push(argument),
-            }
-        }
-        Self { words, options }
-    }
-
-    fn word(&self, at: usize) -> Outcome<&str> {
-        let word = self.words.get(at).map(String::as_str);
-        word.ok_or_else(|| "too few arguments: see the top of examples/card.rs".into())
-    }
-
-    fn text<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
-        self.options.get(name).map_or(default, String::as_str)
-    }
-
-    fn number(&self, name: &str, default: usize) -> Outcome<usize> {
-        Ok(self.options.get(name).map_or(Ok(default), |v| v.parse())?)
-    }
-}
 
 /// Whether whisper.cpp can use cards here.
 fn built_with_cuda() -> Outcome<()> {

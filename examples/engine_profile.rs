@@ -14,6 +14,8 @@
 
 #![allow(clippy::print_stdout, reason = "a program for the terminal")]
 
+#[path = "common/asked.rs"]
+mod asked;
 #[path = "engine_profile/batches.rs"]
 mod batches;
 #[path = "common/decode.rs"]
@@ -23,9 +25,9 @@ mod peaks;
 #[path = "engine_profile/pipeline.rs"]
 mod pipeline;
 
-use std::collections::HashMap;
 use std::error::Error;
 
+use asked::Asked;
 use gstscribe::inference::isolated::Isolation;
 use gstscribe::inference::onnx::whisper::{OnnxWhisperSpec, Work};
 use gstscribe::inference::times::{Part, Times};
@@ -34,40 +36,6 @@ use gstscribe::transcribe::file::speech_spec;
 use peaks::Peaks;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// What was asked for: words in their places, and `name=value`.
-struct Asked {
-    words: Vec<String>,
-    options: HashMap<String, String>,
-}
-
-impl Asked {
-    fn read(arguments: impl Iterator<Item = String>) -> Self {
-        let (mut words, mut options) = (Vec::new(), HashMap::new());
-        for argument in arguments {
-            match argument.split_once('=') {
-                Some((name, value)) if !name.contains('/') => {
-                    options.insert(name.to_owned(), value.to_owned());
-                }
-                _ => words.push(argument),
-            }
-        }
-        Self { words, options }
-    }
-
-    fn word(&self, at: usize) -> Outcome<&str> {
-        let word = self.words.get(at).map(String::as_str);
-        word.ok_or_else(|| "too few arguments: see the top of examples/engine_profile.rs".into())
-    }
-
-    fn text<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
-        self.options.get(name).map_or(default, String::as_str)
-    }
-
-    fn number(&self, name: &str, default: usize) -> Outcome<usize> {
-        Ok(self.options.get(name).map_or(Ok(default), |v| v.parse())?)
-    }
-}
 
 /// The model, which must be one for ONNX Runtime.
 fn model(name: &str) -> Outcome<(WhisperSpec, OnnxWhisperSpec)> {

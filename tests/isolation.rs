@@ -1514,8 +1514,9 @@ fn survive(model: &Path, kills: usize, minutes: f64) {
     );
     assert_eq!(undisturbed, here);
 
-    // Spread over the time that it takes, begun anew after each: some come while the model loads.
-    let every = took / (kills as u32 + 1);
+    // Spread over half the time that it took, begun anew after each: some come while the model loads. By then not all
+    // windows are done, though they are worked on side by side and the machine may be quieter now.
+    let every = took / (2 * (kills as u32 + 1));
     let mut random = 12_345_u64;
     let mut next = Instant::now() + every;
     let (mut done, mut restarts) = (0, 0);
@@ -1557,10 +1558,9 @@ fn survive(model: &Path, kills: usize, minutes: f64) {
         began.elapsed().as_secs_f64()
     );
     assert_eq!(disturbed, undisturbed);
-    // Fewer came where windows that are worked on side by side were done before the next was due.
-    assert!(done * 3 >= kills * 2, "{done} of {kills}");
+    assert_eq!(done, kills);
     // The last may have come when all was done.
-    assert!(restarts as usize + 1 >= done, "{restarts} of {done}");
+    assert!(restarts as usize + 1 >= kills, "{restarts} of {kills}");
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl FakeSpeechModel {
             multilingual: script.multilingual,
             weight_bytes: 1,
             max_batch: script.places,
-            default_beam: if script.places > 1 { 1 } else { 4 },
+            default_beam: 4,
             word_time_offset: 0,
         };
         let weights = take(script.device, script.footprint.weights_bytes)?;

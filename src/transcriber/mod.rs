@@ -73,7 +73,7 @@ pub enum Engine {
     /// ggml files.
     #[enum_value(name = "whisper.cpp, for ggml files", nick = "whisper-cpp")]
     WhisperCpp,
-    /// Two ONNX files, on the processor.
+    /// Two ONNX files.
     #[enum_value(
         name = "ONNX Runtime, for NAME.encoder.onnx with NAME.decoder.onnx beside it: the fastest on a processor",
         nick = "onnx"

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::{HEAD, PADDED, POSITIONS, TILE};
+use crate::dsp::vectors::exponential;
 use crate::inference::halves;
 
 /// Rows that are read for at once.
@@ -289,32 +290,6 @@ fn exponentials(scores: &mut Shares) -> f32 {
     scores[POSITIONS..].fill(0.0);
     // What was behind the end is as good as nothing in the sum: e^-87 each.
     sums.iter().sum()
-}
-
-/// e to the power of what is 0 at most, within 2 units of the last place; e^-87 for all that is less than -87.
-#[inline(always)]
-fn exponential(x: f32) -> f32 {
-    /// Added and taken away again, it rounds to a whole number, which then is in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let x = if x > -87.0 { x } else { -87.0 };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let whole = shifted - ROUND;
-    let rest = x - whole * LN_2_HIGH - whole * LN_2_LOW;
-    let mut sum = 1.987_569_1e-4;
-    for factor in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        5e-1,
-    ] {
-        sum = sum * rest + factor;
-    }
-    let sum = sum * rest * rest + rest + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
-    f32::from_bits(sum.to_bits().wrapping_add(exponent << 23))
 }
 
 /// Without instructions of its own.

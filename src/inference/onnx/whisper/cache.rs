@@ -2,8 +2,9 @@
 //! Keys and values of the windows that are decoded side by side: those of the sound, and those of the texts so far.
 //!
 //! The graphs own none of it. A window has as many rows as texts are followed in it, one behind the other, and its sound
-//! once. Windows lie one behind the other too, and one that is done is replaced by the last. Those of the texts lie in as many columns as the longest of them needs, rounded up to 32: a step reads all
-//! columns of all rows. The room is for so many columns of all rows together: few long texts, or many short ones.
+//! once. Windows lie one behind the other too, and one that is done is replaced by the last. Those of the texts lie in as many
+//! columns as the longest of them needs, rounded up to 32: a step reads all columns of all rows. The room is for so many
+//! columns of all rows together: few long texts, or many short ones.
 
 use std::ops::Range;
 

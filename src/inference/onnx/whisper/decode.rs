@@ -3,6 +3,7 @@
 //!
 //! Source: openai-whisper, `decoding.py`.
 
+use crate::dsp::vectors::exponential;
 use crate::inference::whisper::MAX_TOKENS;
 
 use super::vocabulary::Vocabulary;
@@ -174,36 +175,14 @@ fn sum_exp_of(values: &[f32], max: f32) -> f32 {
     let mut chunks = values.chunks_exact(LANES);
     for chunk in &mut chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += exp(value - max);
+            *lane += exponential(value - max);
         }
     }
-    let rest = chunks.remainder().iter().map(|value| exp(value - max));
+    let rest = chunks
+        .remainder()
+        .iter()
+        .map(|value| exponential(value - max));
     lanes.iter().copied().chain(rest).sum()
-}
-
-/// `exp(x)` for `x` up to 0, to 4e-7 of it; 0 below -80; what is no number stays none. Without a branch: the processor does several at once.
-/// (Two to a whole power by the bits of the exponent, the rest by Taylor's series of its half, squared.)
-fn exp(x: f32) -> f32 {
-    /// Adding it leaves a whole number in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    let below = if x < -80.0 { -80.0 } else { x };
-    let shifted = below * std::f32::consts::LOG2_E + ROUND;
-    let whole = shifted - ROUND;
-    let rest = (below - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
-    let half = rest * 0.5;
-    let series = 1.0
-        + half
-            * (1.0
-                + half * (0.5 + half * (1.0 / 6.0 + half * (1.0 / 24.0 + half * (1.0 / 120.0)))));
-    let power = f32::from_bits(
-        shifted
-            .to_bits()
-            .wrapping_sub(ROUND.to_bits())
-            .wrapping_add(127)
-            << 23,
-    );
-    let value = series * series * power;
-    if x < -80.0 { 0.0 } else { value }
 }
 
 fn draw(logits: &[f32], max: f32, temperature: f32, chance: &mut Chance) -> Option<usize> {
@@ -318,17 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_of_powers_are_those_of_the_library() {
-        for n in 0..=1700 {
-            let x = -0.01 * n as f32;
-            assert!(
-                (exp(x) / x.exp() - 1.0).abs() < 4e-7,
-                "{x}: {} and {}",
-                exp(x),
-                x.exp()
-            );
-        }
-        assert_eq!((exp(f32::NEG_INFINITY), exp(-200.0)), (0.0, 0.0));
+    fn sums_of_exponentials_are_those_of_the_library() {
         let values: Vec<f32> = (0..1003).map(|n| -((n * 37 % 200) as f32) / 9.0).collect();
         let exact: f64 = values.iter().map(|v| f64::from(*v).exp()).sum();
         assert!((f64::from(sum_exp(&values, 0.0, 1.0)) / exact - 1.0).abs() < 1e-5);

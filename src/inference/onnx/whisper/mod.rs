@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Whisper on ONNX Runtime, on the processor or a card: two graphs that `scribe-models` makes, an encoder that gives the decoder's
-//! keys and values of the sound, and a decoder whose cache is ours. Up to eight windows are decoded side by side.
+//! Whisper on ONNX Runtime, on the processor or a card: two graphs that `scribe-models` makes, an encoder that gives the
+//! decoder's keys and values of the sound, and a decoder whose cache is ours. Up to eight windows are decoded side by side.
 //!
 //! It follows one text of a window or, where beams are asked for, several. It writes no timestamps; word times come from
 //! the decoder's attention, in the same pass, or in one over the best of several texts.
