@@ -18,8 +18,9 @@ use std::process::Command;
 use common::{repository, there};
 use ct2::Ct2;
 use gstscribe::dsp::mel;
+use gstscribe::inference::halves;
 use gstscribe::inference::onnx::checked::{self, Element, Port, Ports};
-use gstscribe::inference::onnx::cross;
+use gstscribe::inference::onnx::{cross, past};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{Tensor, TensorElementType, TensorRef};
 use tempfile::TempDir;
@@ -110,19 +111,28 @@ fn decoder_ports(alignment: u64) -> Ports {
     ports
 }
 
-/// The same of a graph with our operator.
+/// The same of a graph with our operators.
 fn decoder_ports_of_halves(alignment: u64) -> Ports {
-    let mut ports = decoder_ports(alignment);
+    let Ports { outputs, .. } = decoder_ports(alignment);
+    let halves = |name: &str, layer: usize, free: usize, rest: &[usize]| {
+        let rest = rest.iter().map(|n| Some(*n as u64));
+        let shape: Vec<_> = std::iter::repeat_n(None, free).chain(rest).collect();
+        Port::u16(&format!("{name}_{layer}"), &shape)
+    };
     let tiles = cross::PADDED / cross::TILE;
-    for port in &mut ports.inputs {
-        let shape = match port.name.rsplit_once('_') {
-            Some(("cross_k", _)) => vec![HEADS, tiles, HEAD, cross::TILE],
-            Some(("cross_v", _)) => vec![HEADS, cross::PADDED, HEAD],
-            _ => continue,
-        };
-        let rest = shape.into_iter().map(|n| Some(n as u64));
-        port.shape = std::iter::once(None).chain(rest).collect();
-        port.element = Element::U16;
+    let mut ports = Ports {
+        inputs: vec![whole("tokens"), whole("pos"), whole("index")],
+        outputs: outputs.into_iter().take(2).collect(),
+    };
+    for layer in 0..MODEL.layers {
+        ports.inputs.extend([
+            halves("past", layer, 1, &[2, HEADS, HEAD]),
+            halves("cross_k", layer, 1, &[HEADS, tiles, HEAD, cross::TILE]),
+            halves("cross_v", layer, 1, &[HEADS, cross::PADDED, HEAD]),
+        ]);
+        ports
+            .outputs
+            .push(halves("new", layer, 2, &[2, HEADS, HEAD]));
     }
     ports
 }
@@ -131,8 +141,8 @@ fn decoder_ports_of_halves(alignment: u64) -> Ports {
 type Floats = (Vec<usize>, Vec<f32>);
 type Tensors = BTreeMap<String, Floats>;
 
-/// What our operator makes of the sound's keys or values.
-fn halves(name: &str, values: &[f32]) -> (Vec<usize>, Vec<u16>) {
+/// The sound's keys or values as our operator takes them.
+fn sound_halves(name: &str, values: &[f32]) -> (Vec<usize>, Vec<u16>) {
     let windows = values.len() / (HEADS * HEAD * cross::POSITIONS);
     let mut halves = vec![0; windows * HEADS * HEAD * cross::PADDED];
     let tiles = cross::PADDED / cross::TILE;
@@ -145,7 +155,70 @@ fn halves(name: &str, values: &[f32]) -> (Vec<usize>, Vec<u16>) {
     }
 }
 
-fn run(session: &mut Session, tokens: &[(&str, Floats)], whole: &[(&str, Vec<i64>)]) -> Tensors {
+/// What our operator wants of the texts instead of the mask and `[rows, H, 64, P]`, `[rows, H, P, 64]`: a list of entries for
+/// each row, here all of its own, and the entries, here in disorder.
+fn entries(cache: &Cache) -> (Vec<i64>, Vec<(String, Vec<u16>)>) {
+    let count = (cache.rows * cache.capacity).max(1);
+    let place = |row: usize, column: usize| count - 1 - (row * cache.capacity + column);
+    let index = (0..cache.rows).flat_map(|row| {
+        let own = (0..cache.capacity).map(move |column| place(row, column) as i64);
+        own.chain((cache.capacity == 0).then_some(0))
+    });
+    let size = past::entry(HEADS);
+    let of_layer = |layer: usize| {
+        let mut pool = vec![halves::from_f32(7.0); count * size];
+        let keys = &cache.tensors[&format!("self_k_{layer}")].1;
+        let values = &cache.tensors[&format!("self_v_{layer}")].1;
+        for row in 0..cache.rows {
+            for (head, column, d) in (0..HEADS).flat_map(|head| {
+                (0..cache.capacity).flat_map(move |c| (0..HEAD).map(move |d| (head, c, d)))
+            }) {
+                let own = row * HEADS + head;
+                let entry = &mut pool[place(row, column) * size..][..size];
+                let key = keys[(own * HEAD + d) * cache.capacity + column];
+                let value = values[(own * cache.capacity + column) * HEAD + d];
+                entry[head * HEAD + d] = halves::from_f32(key);
+                entry[(HEADS + head) * HEAD + d] = halves::from_f32(value);
+            }
+        }
+        (format!("past_{layer}"), pool)
+    };
+    (index.collect(), (0..MODEL.layers).map(of_layer).collect())
+}
+
+/// The new tokens' keys `[rows, H, 64, n]` and values `[rows, H, n, 64]` out of their entries.
+fn out_of_entries(name: &str, shape: &[usize], entries: &[u16]) -> [(String, Floats); 2] {
+    let (rows, tokens) = (shape[0], shape[1]);
+    let at = |row: usize, token: usize, part: usize, head: usize, d: usize| {
+        let entry = (row * tokens + token) * past::entry(HEADS);
+        halves::to_f32(entries[entry + (part * HEADS + head) * HEAD + d])
+    };
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for row in 0..rows {
+        for head in 0..HEADS {
+            keys.extend((0..HEAD).flat_map(|d| (0..tokens).map(move |t| at(row, t, 0, head, d))));
+            values.extend((0..tokens).flat_map(|t| (0..HEAD).map(move |d| at(row, t, 1, head, d))));
+        }
+    }
+    let layer = name.trim_start_matches("new_");
+    [
+        (
+            format!("new_k_{layer}"),
+            (vec![rows, HEADS, HEAD, tokens], keys),
+        ),
+        (
+            format!("new_v_{layer}"),
+            (vec![rows, HEADS, tokens, HEAD], values),
+        ),
+    ]
+}
+
+fn run(
+    session: &mut Session,
+    tokens: &[(&str, Floats)],
+    whole: &[(&str, Vec<i64>)],
+    cache: Option<&Cache>,
+) -> Tensors {
     let takes_halves = |name: &str| {
         let input = session.inputs().iter().find(|input| input.name() == name);
         input.unwrap().dtype().tensor_type() == Some(TensorElementType::Uint16)
@@ -153,31 +226,52 @@ fn run(session: &mut Session, tokens: &[(&str, Floats)], whole: &[(&str, Vec<i64
     let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
     for (name, (shape, values)) in tokens {
         if takes_halves(name) {
-            let tensor = Tensor::from_array(halves(name, values)).unwrap();
+            let tensor = Tensor::from_array(sound_halves(name, values)).unwrap();
             inputs.push(((*name).into(), tensor.into()));
             continue;
         }
         let tensor = TensorRef::from_array_view((shape.clone(), &values[..])).unwrap();
         inputs.push(((*name).into(), tensor.into()));
     }
-    let rows = tokens
-        .iter()
-        .find(|(name, _)| *name == "mask")
-        .map_or(1, |(_, (shape, _))| shape[0]);
+    let masked = tokens.iter().find(|(name, _)| *name == "mask");
+    let rows = match cache {
+        Some(cache) => cache.rows,
+        None => masked.map_or(1, |(_, (shape, _))| shape[0]),
+    };
     for (name, values) in whole {
         let shape = vec![rows, values.len() / rows];
         let tensor = TensorRef::from_array_view((shape, &values[..])).unwrap();
         inputs.push(((*name).into(), tensor.into()));
     }
+    if let Some(cache) = cache {
+        let (index, pools) = entries(cache);
+        let shape = vec![rows, index.len() / rows];
+        inputs.push((
+            "index".into(),
+            Tensor::from_array((shape, index)).unwrap().into(),
+        ));
+        for (name, pool) in pools {
+            let shape = vec![pool.len() / past::entry(HEADS), 2, HEADS, HEAD];
+            inputs.push((
+                name.into(),
+                Tensor::from_array((shape, pool)).unwrap().into(),
+            ));
+        }
+    }
     let outputs = session.run(inputs).unwrap();
-    outputs
-        .iter()
-        .map(|(name, value)| {
-            let (shape, values) = value.try_extract_tensor::<f32>().unwrap();
-            let shape = shape.iter().map(|&n| usize::try_from(n).unwrap()).collect();
-            (name.to_owned(), (shape, values.to_vec()))
-        })
-        .collect()
+    let mut found = Tensors::new();
+    for (name, value) in &outputs {
+        let lengths = |shape: &[i64]| -> Vec<usize> {
+            shape.iter().map(|&n| usize::try_from(n).unwrap()).collect()
+        };
+        if let Ok((shape, entries)) = value.try_extract_tensor::<u16>() {
+            found.extend(out_of_entries(name, &lengths(shape), entries));
+            continue;
+        }
+        let (shape, values) = value.try_extract_tensor::<f32>().unwrap();
+        found.insert(name.to_owned(), (lengths(shape), values.to_vec()));
+    }
+    found
 }
 
 /// A window that looks like sound: -1 to 1, and nothing repeats.
@@ -188,7 +282,7 @@ fn window(seed: f32, frames: usize) -> Floats {
 
 fn encode(path: &Path, seed: f32, frames: usize) -> Tensors {
     let mut encoder = checked::session(path, &encoder_ports()).unwrap();
-    run(&mut encoder, &[("mel", window(seed, frames))], &[])
+    run(&mut encoder, &[("mel", window(seed, frames))], &[], None)
 }
 
 /// Keys `[R, H, 64, P]` and values `[R, H, P, 64]` of the tokens so far, as the caller of a decoder keeps them.
@@ -251,12 +345,20 @@ fn decode(decoder: &mut Session, cross: &Tensors, cache: &Cache, tokens: &[i64])
         if is_open { 0.0 } else { MASKED }
     });
     let mask = (vec![cache.rows, 1, each, width], mask.collect());
-    let mut floats: Vec<(&str, Floats)> = vec![("mask", mask)];
-    for (name, tensor) in cross.iter().chain(&cache.tensors) {
-        floats.push((name, tensor.clone()));
-    }
     let whole = [("tokens", tokens.to_vec()), ("pos", positions.collect())];
-    run(decoder, &floats, &whole)
+    let sound = cross
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.clone()));
+    if decoder.inputs().iter().any(|input| input.name() == "index") {
+        let sound: Vec<(&str, Floats)> = sound.collect();
+        return run(decoder, &sound, &whole, Some(cache));
+    }
+    let texts = cache
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.clone()));
+    let floats: Vec<(&str, Floats)> = sound.chain(texts).chain([("mask", mask)]).collect();
+    run(decoder, &floats, &whole, None)
 }
 
 /// How far `a` is from `b`, of the length of `b`.
@@ -383,7 +485,7 @@ fn our_operator_reads_each_windows_sound_for_all_its_beams() {
         &decoder_ports(3),
     );
     let why = wrong.unwrap_err().to_string();
-    assert!(why.contains("CrossAttention"), "{why}");
+    assert!(why.contains("Attention"), "{why}");
 }
 
 /// How far graphs of a type are from those of 32 bits: each output of the encoder, and the decoder's logits.
@@ -469,7 +571,7 @@ fn the_graphs_say_what_they_are_and_which_tokens_there_are() {
     assert_eq!(note(&encoder, "whisper").as_deref(), Some(sizes.as_str()));
     let wanted = serde_json::json!({
         "width": 128, "mels": 128, "heads": 2, "enc": 2, "dec": 2, "vocab": 51_866, "type": "int8",
-        "alignment_heads": [[0, 1], [1, 0], [1, 1]], "cross_halves": true,
+        "alignment_heads": [[0, 1], [1, 0], [1, 1]], "halves": true,
     });
     let sizes: serde_json::Value = serde_json::from_str(&sizes).unwrap();
     assert_eq!(sizes, wanted);

@@ -17,7 +17,7 @@ use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use sha2::{Digest as _, Sha256};
 
 use super::cuda::{self, Room};
-use super::{arena, cross, library, protobuf};
+use super::{arena, library, protobuf};
 use crate::inference::{EngineError, manifest};
 
 /// A longer file is not read: no message of protobuf can be longer.
@@ -67,11 +67,19 @@ impl Port {
             shape: shape.to_vec(),
         }
     }
+
+    /// One of halves, which our operators take.
+    pub fn u16(name: &str, shape: &[Option<u64>]) -> Self {
+        Self {
+            element: Element::U16,
+            ..Self::f32(name, shape)
+        }
+    }
 }
 
 impl Ports {
-    /// Whether there are halves, which only our operator takes: no other graph gets it.
-    fn want_our_operator(&self) -> bool {
+    /// Whether there are halves, which only our operators take: no other graph gets them.
+    fn want_our_operators(&self) -> bool {
         self.inputs.iter().any(|port| port.element == Element::U16)
     }
 
@@ -181,8 +189,8 @@ pub(super) fn load_on(
         }
     };
     let mut builder = builder(environment).map_err(refused)?;
-    if ports.want_our_operator() {
-        builder = cross::domain()
+    if ports.want_our_operators() {
+        builder = super::domain()
             .and_then(|domain| Ok(builder.with_operators(domain)?))
             .map_err(refused)?;
     }

@@ -6,7 +6,9 @@ pub mod checked;
 pub mod cross;
 pub mod cuda;
 pub mod embedding;
+mod lanes;
 pub mod library;
+pub mod past;
 mod protobuf;
 pub mod segmentation;
 pub mod vad;
@@ -14,8 +16,22 @@ pub mod whisper;
 
 use std::path::PathBuf;
 
+use ort::operator::OperatorDomain;
+
 use super::EngineError;
 pub use protobuf::{FloatConstant, float_constants};
+
+/// The domain of our operators.
+pub const DOMAIN: &str = "scribe";
+/// Their names.
+const OPERATORS: [&str; 2] = [cross::NAME, past::NAME];
+
+/// The domain with our operators, for a session.
+fn domain() -> Result<OperatorDomain, ort::Error> {
+    OperatorDomain::new(DOMAIN)?
+        .add(cross::CrossAttention)?
+        .add(past::PastAttention)
+}
 
 /// By what a process runs models on ONNX Runtime. A worker is told that of its parent, so that both do the same.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::cross;
 use crate::inference::EngineError;
 
 /// A longer property is passed over.
@@ -274,7 +273,8 @@ fn node(bytes: &[u8], depth: usize) -> Result<(), String> {
             _ => {}
         }
     }
-    if domain == cross::DOMAIN.as_bytes() && operator != cross::NAME.as_bytes() {
+    let known = |name: &&str| name.as_bytes() == operator;
+    if domain == super::DOMAIN.as_bytes() && !super::OPERATORS.iter().any(|name| known(&name)) {
         let operator = String::from_utf8_lossy(&operator[..operator.len().min(64)]);
         return Err(format!(
             "it wants an operator {operator:?} of ours, which there is not: it was made by a newer version"

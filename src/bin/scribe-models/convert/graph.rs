@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use gstscribe::inference::onnx::cross;
+use gstscribe::inference::onnx::{self, cross, past};
 
 use super::ct2::Array;
 use super::halves;
@@ -176,9 +176,9 @@ impl Graph {
     ) {
         let domain = match op {
             "DynamicQuantizeMatMul" | "MultiHeadAttention" => MICROSOFT,
-            cross::NAME => {
+            cross::NAME | past::NAME => {
                 self.ours = true;
-                cross::DOMAIN
+                onnx::DOMAIN
             }
             _ => "",
         };
@@ -243,6 +243,41 @@ impl Graph {
         bias: Option<&[f32]>,
         kind: Linear,
     ) -> Value {
+        let (op, mut inputs) = self.product(value, name, weight, kind);
+        let bias = bias.map(|bias| self.floats(&format!("{name}.bias"), &[bias.len()], bias));
+        if kind == Linear::Int8 {
+            inputs.extend(bias.clone());
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let product = self.op(op, &inputs);
+        match bias {
+            Some(bias) if kind == Linear::Plain => self.op("Add", &[&product, &bias]),
+            _ => product,
+        }
+    }
+
+    /// The same without a bias, as the output `name`.
+    pub fn linear_outward(
+        &mut self,
+        value: &str,
+        weight: &str,
+        values: &Array,
+        kind: Linear,
+        name: &str,
+    ) {
+        let (op, inputs) = self.product(value, weight, values, kind);
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        self.outward(op, &inputs, name, &[]);
+    }
+
+    /// The operation that multiplies with a matrix, and what it takes but for a bias.
+    fn product(
+        &mut self,
+        value: &str,
+        name: &str,
+        weight: &Array,
+        kind: Linear,
+    ) -> (&'static str, Vec<Value>) {
         let (rows, columns) = (weight.shape[0], weight.shape[1]);
         if kind == Linear::Int8 {
             let (scales, bytes) = quantised(weight);
@@ -250,23 +285,16 @@ impl Graph {
             let scales = self.floats(&format!("{name}.scale"), &[rows], &scales);
             let zeros = vec![0; rows];
             let zeros = self.constant(&format!("{name}.zero"), &[rows], Element::I8, &zeros);
-            let bias = bias.map(|bias| self.floats(&format!("{name}.bias"), &[rows], bias));
-            let mut inputs = vec![value, &q, &scales, &zeros];
-            inputs.extend(bias.as_deref());
-            return self.op("DynamicQuantizeMatMul", &inputs);
+            return (
+                "DynamicQuantizeMatMul",
+                vec![value.to_owned(), q, scales, zeros],
+            );
         }
         let transposed: Vec<f32> = (0..columns)
             .flat_map(|column| weight.values.iter().skip(column).step_by(columns).copied())
             .collect();
         let w = self.floats(&format!("{name}.w"), &[columns, rows], &transposed);
-        let product = self.op("MatMul", &[value, &w]);
-        match bias {
-            Some(bias) => {
-                let bias = self.floats(&format!("{name}.bias"), &[rows], bias);
-                self.op("Add", &[&product, &bias])
-            }
-            None => product,
-        }
+        ("MatMul", vec![value.to_owned(), w])
     }
 
     /// Whole numbers, which have their name from their values.
@@ -320,7 +348,7 @@ impl Graph {
         let tail = Message::default()
             .message(8, &opset("", OPSET))
             .message(8, &opset(MICROSOFT, 1))
-            .each(self.ours.then_some(cross::DOMAIN), |m, domain| {
+            .each(self.ours.then_some(onnx::DOMAIN), |m, domain| {
                 m.message(8, &opset(domain, 1))
             })
             .each(notes, |m, (key, value)| {

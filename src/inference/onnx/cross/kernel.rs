@@ -7,7 +7,9 @@
 
 use super::{HEAD, PADDED, POSITIONS, TILE};
 use crate::dsp::vectors::exponential;
-use crate::inference::halves;
+#[cfg(target_arch = "x86_64")]
+use crate::inference::onnx::lanes::{Avx2, Avx512};
+use crate::inference::onnx::lanes::{Isa, Lanes, Plain};
 
 /// Rows that are read for at once.
 pub(super) const ROWS: usize = 6;
@@ -17,54 +19,6 @@ pub(super) type Shares = [f32; PADDED];
 
 /// Halves of a line of the processor's caches.
 const LINE: usize = 32;
-
-/// What a processor can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Isa {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Plain,
-}
-
-impl Isa {
-    /// All that this processor can do, the fastest first.
-    pub fn known() -> Vec<Self> {
-        let mut known = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            if has!("avx512f") {
-                known.push(Self::Avx512);
-            }
-            if has!("avx2") && has!("f16c") && has!("fma") {
-                known.push(Self::Avx2);
-            }
-        }
-        known.push(Self::Plain);
-        known
-    }
-}
-
-/// The largest half.
-const HALF_MAX: f32 = 65_504.0;
-
-/// Numbers as halves; what they cannot hold becomes the largest.
-pub(super) fn narrow(from: &[f32], to: &mut [u16]) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("f16c") {
-        // SAFETY: the processor has it.
-        return unsafe { x86::narrow(from, to) };
-    }
-    narrow_plainly(from, to);
-}
-
-fn narrow_plainly(from: &[f32], to: &mut [u16]) {
-    for (from, to) in from.iter().zip(to) {
-        *to = halves::from_f32(from.clamp(-HALF_MAX, HALF_MAX));
-    }
-}
 
 /// What up to six rows want of a head, and where it goes.
 pub(super) struct Head<'a> {
@@ -134,26 +88,9 @@ macro_rules! run {
     };
 }
 
-run!(avx512, x86::Avx512, 4, "avx512f");
-run!(avx2, x86::Avx2, 2, "avx2,f16c,fma");
+run!(avx512, Avx512, 4, "avx512f");
+run!(avx2, Avx2, 2, "avx2,f16c,fma");
 run!(plain, Plain, 2);
-
-/// Several floats at once.
-///
-/// All of it is unsafe because the processor must have the instructions; what is read and written must be there.
-trait Lanes {
-    const N: usize;
-    type V: Copy;
-    unsafe fn all(value: f32) -> Self::V;
-    unsafe fn halves(from: *const u16) -> Self::V;
-    unsafe fn load(from: *const f32) -> Self::V;
-    unsafe fn store(value: Self::V, to: *mut f32);
-    /// What lies there will be wanted soon. It need not be there.
-    #[inline(always)]
-    fn prefetch(_from: *const u16) {}
-    /// `a * b + c`
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-}
 
 /// `Q` rows, as `attend` says; `C` vectors of values are summed up at once.
 ///
@@ -290,173 +227,4 @@ fn exponentials(scores: &mut Shares) -> f32 {
     scores[POSITIONS..].fill(0.0);
     // What was behind the end is as good as nothing in the sum: e^-87 each.
     sums.iter().sum()
-}
-
-/// Without instructions of its own.
-struct Plain;
-
-impl Lanes for Plain {
-    const N: usize = 8;
-    type V = [f32; 8];
-
-    #[inline(always)]
-    unsafe fn all(value: f32) -> Self::V {
-        [value; 8]
-    }
-
-    #[inline(always)]
-    unsafe fn halves(from: *const u16) -> Self::V {
-        // SAFETY: as the caller promises.
-        let halves = unsafe { from.cast::<[u16; 8]>().read() };
-        halves.map(half)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self::V {
-        // SAFETY: as the caller promises.
-        unsafe { from.cast::<[f32; 8]>().read() }
-    }
-
-    #[inline(always)]
-    unsafe fn store(value: Self::V, to: *mut f32) {
-        // SAFETY: as the caller promises.
-        unsafe { to.cast::<[f32; 8]>().write(value) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
-        for (c, (a, b)) in c.iter_mut().zip(a.iter().zip(&b)) {
-            *c += a * b;
-        }
-        c
-    }
-}
-
-/// The value of a half that is a number: what `halves::to_f32` says, in a form of which a compiler makes vectors.
-#[inline(always)]
-fn half(half: u16) -> f32 {
-    /// 2^112: what the exponents differ by.
-    const UP: f32 = f32::from_bits(0x7780_0000);
-    let sign = u32::from(half & 0x8000) << 16;
-    let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * UP;
-    f32::from_bits(magnitude.to_bits() | sign)
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{HALF_MAX, Lanes};
-
-    /// # Safety
-    ///
-    /// The processor must have the instructions.
-    #[target_feature(enable = "f16c")]
-    pub unsafe fn narrow(from: &[f32], to: &mut [u16]) {
-        let (chunks, rest) = from.as_chunks::<8>();
-        let (to, rest_to) = to.as_chunks_mut::<8>();
-        let (least, most) = (_mm256_set1_ps(-HALF_MAX), _mm256_set1_ps(HALF_MAX));
-        for (from, to) in chunks.iter().zip(to) {
-            // SAFETY: eight values are read and eight written, and there are as many.
-            unsafe {
-                let floats = _mm256_loadu_ps(from.as_ptr());
-                let floats = _mm256_min_ps(_mm256_max_ps(floats, least), most);
-                let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats);
-                _mm_storeu_si128(to.as_mut_ptr().cast(), halves);
-            }
-        }
-        super::narrow_plainly(rest, rest_to);
-    }
-
-    #[inline(always)]
-    fn prefetch(from: *const u16) {
-        // SAFETY: all these processors have it, and it reads nothing: any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
-    }
-
-    /// 16 floats at once.
-    pub struct Avx512;
-
-    impl Lanes for Avx512 {
-        const N: usize = 16;
-        type V = __m512;
-
-        #[inline(always)]
-        fn prefetch(from: *const u16) {
-            prefetch(from);
-        }
-
-        #[inline(always)]
-        unsafe fn all(value: f32) -> Self::V {
-            // SAFETY: the processor has it, as the caller promises.
-            unsafe { _mm512_set1_ps(value) }
-        }
-
-        #[inline(always)]
-        unsafe fn halves(from: *const u16) -> Self::V {
-            // SAFETY: 16 halves are there, as the caller promises.
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-        }
-
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self::V {
-            // SAFETY: 16 floats are there, as the caller promises.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-
-        #[inline(always)]
-        unsafe fn store(value: Self::V, to: *mut f32) {
-            // SAFETY: the same.
-            unsafe { _mm512_storeu_ps(to, value) }
-        }
-
-        #[inline(always)]
-        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            // SAFETY: the processor has it, as the caller promises.
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-    }
-
-    /// 8 floats at once.
-    pub struct Avx2;
-
-    impl Lanes for Avx2 {
-        const N: usize = 8;
-        type V = __m256;
-
-        #[inline(always)]
-        fn prefetch(from: *const u16) {
-            prefetch(from);
-        }
-
-        #[inline(always)]
-        unsafe fn all(value: f32) -> Self::V {
-            // SAFETY: the processor has it, as the caller promises.
-            unsafe { _mm256_set1_ps(value) }
-        }
-
-        #[inline(always)]
-        unsafe fn halves(from: *const u16) -> Self::V {
-            // SAFETY: 8 halves are there, as the caller promises.
-            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-        }
-
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self::V {
-            // SAFETY: 8 floats are there, as the caller promises.
-            unsafe { _mm256_loadu_ps(from) }
-        }
-
-        #[inline(always)]
-        unsafe fn store(value: Self::V, to: *mut f32) {
-            // SAFETY: the same.
-            unsafe { _mm256_storeu_ps(to, value) }
-        }
-
-        #[inline(always)]
-        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            // SAFETY: the processor has it, as the caller promises.
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-    }
 }

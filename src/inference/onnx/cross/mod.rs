@@ -15,15 +15,14 @@
 mod kernel;
 
 use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
 use ort::value::TensorElementType;
 
+use super::lanes::{Isa, narrow};
 use crate::dsp::mel::WINDOW_FRAMES;
-use kernel::{Isa, ROWS, Shares};
+use kernel::{ROWS, Shares};
 
-/// The domain of our operators.
-pub const DOMAIN: &str = "scribe";
 /// See the module.
 pub const NAME: &str = "CrossAttention";
 /// Width of an attention head in all of Whisper's models.
@@ -35,11 +34,6 @@ pub const TILE: usize = 32;
 /// Positions with those that fill up the last tile.
 pub const PADDED: usize = POSITIONS.next_multiple_of(TILE);
 
-/// The domain with its one operator, for a session.
-pub(super) fn domain() -> Result<OperatorDomain, ort::Error> {
-    OperatorDomain::new(DOMAIN)?.add(CrossAttention)
-}
-
 /// Keys as the encoder gives them, `[heads, 64, 1500]`, as this wants them. What a half cannot hold becomes the largest.
 pub fn arrange_keys(from: &[f32], to: &mut [u16]) {
     let heads = from.chunks_exact(HEAD * POSITIONS);
@@ -47,7 +41,7 @@ pub fn arrange_keys(from: &[f32], to: &mut [u16]) {
         for (d, from) in from.chunks_exact(POSITIONS).enumerate() {
             for (from, to) in from.chunks(TILE).zip(to.chunks_exact_mut(HEAD * TILE)) {
                 let (row, rest) = to[d * TILE..(d + 1) * TILE].split_at_mut(from.len());
-                kernel::narrow(from, row);
+                narrow(from, row);
                 rest.fill(0);
             }
         }
@@ -59,12 +53,12 @@ pub fn arrange_values(from: &[f32], to: &mut [u16]) {
     let heads = from.chunks_exact(HEAD * POSITIONS);
     for (from, to) in heads.zip(to.chunks_exact_mut(HEAD * PADDED)) {
         let (values, rest) = to.split_at_mut(from.len());
-        kernel::narrow(from, values);
+        narrow(from, values);
         rest.fill(0);
     }
 }
 
-struct CrossAttention;
+pub(super) struct CrossAttention;
 
 impl Operator for CrossAttention {
     type Kernel<'attr> = Attention;
@@ -100,7 +94,7 @@ impl Operator for CrossAttention {
 }
 
 /// One node's, with room for what it works out.
-struct Attention {
+pub(super) struct Attention {
     /// Heads whose shares are given.
     followers: Vec<usize>,
     isa: Isa,
@@ -244,7 +238,7 @@ impl Sizes {
 }
 
 fn wrong(what: &str) -> ort::Error {
-    ort::Error::new(format!("{DOMAIN}.{NAME}: {what}"))
+    ort::Error::new(format!("{}.{NAME}: {what}", super::DOMAIN))
 }
 
 #[cfg(test)]
@@ -373,7 +367,7 @@ mod tests {
             .collect();
         let mut found = vec![7; from.len()];
 
-        kernel::narrow(&from, &mut found);
+        narrow(&from, &mut found);
 
         let exact: Vec<u16> = from.iter().map(|v| halves::from_f32(*v)).collect();
         assert_eq!(found, exact);

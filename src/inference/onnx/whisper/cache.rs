@@ -2,126 +2,70 @@
 //! Keys and values of the windows that are decoded side by side: those of the sound, and those of the texts so far.
 //!
 //! The graphs own none of it. A window has as many rows as texts are followed in it, one behind the other, and its sound
-//! once. Windows lie one behind the other too, and one that is done is replaced by the last. Those of the texts lie in as many
-//! columns as the longest of them needs, rounded up to 32: a step reads all columns of all rows. The room is for so many
-//! columns of all rows together: few long texts, or many short ones.
+//! once. Windows lie one behind the other too, and one that is done is replaced by the last.
 
 use std::ops::Range;
 
-use super::header::{HEAD, Header, TEXT};
-use crate::inference::onnx::cross;
-
-/// Columns are added and taken away by so many.
-const COLUMNS: usize = 32;
+use super::columns::Columns;
+use super::entries::Entries;
+use super::header::Header;
+use super::sound::{SoundView, Sounds};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Cache {
-    heads: usize,
-    /// Values of a layer's keys, or values, of a window's sound.
-    cross_window: usize,
     /// Windows there is room for.
     windows_most: usize,
-    /// Columns of all rows that there is room for.
-    columns_most: usize,
     /// Rows of a window.
     rows: usize,
     windows: Vec<Texts>,
-    columns: usize,
-    layers: Vec<Layer>,
+    sounds: Sounds,
+    past: Past,
 }
 
 /// A window's.
 #[derive(Clone, Copy, Debug)]
-struct Texts {
+pub(super) struct Texts {
     /// Tokens of each of its texts.
-    length: usize,
+    pub length: usize,
     /// Tokens that there may be.
     most: usize,
 }
 
-/// What one layer of the decoder reads.
+/// Keys and values of the texts.
 #[derive(Debug)]
-struct Layer {
-    /// `[windows, heads, 64, 1500]`; halves as [`cross`] wants them.
-    cross_keys: Sound,
-    /// `[windows, heads, 1500, 64]`; the same.
-    cross_values: Sound,
-    /// `[rows, heads, 64, columns]`
-    keys: Vec<f32>,
-    /// `[rows, heads, columns, 64]`
-    values: Vec<f32>,
+enum Past {
+    /// For ONNX Runtime's products.
+    Columns(Columns),
+    /// For our operator.
+    Entries(Entries),
 }
 
-/// Keys or values of the sounds.
-#[derive(Debug)]
-enum Sound {
-    Floats(Vec<f32>),
-    Halves(Vec<u16>),
+/// What a step's rows may look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look<'a> {
+    /// `[rows, 1, steps, columns + steps]`, and the columns.
+    Mask(&'a [f32], usize),
+    /// `[rows, most tokens]`
+    Index(&'a [i64]),
 }
 
-/// The same of some windows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum SoundView<'a> {
-    Floats(&'a [f32]),
-    /// As [`cross`] wants them.
-    Halves(&'a [u16]),
+/// What one layer of the decoder reads of the texts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PastView<'a> {
+    /// Keys `[rows, heads, 64, columns]` and values `[rows, heads, columns, 64]`.
+    Columns([&'a [f32]; 2]),
+    /// `[entries, 2, heads, 64]`
+    Entries(&'a [u16]),
 }
 
-/// Does the same with values of either kind.
-macro_rules! either {
-    ($sound:expr, $values:ident => $do:expr) => {
-        match $sound {
-            Sound::Floats($values) => $do,
-            Sound::Halves($values) => $do,
-        }
-    };
-}
-
-impl Sound {
-    fn new(length: usize, halves: bool) -> Self {
-        if halves {
-            Self::Halves(vec![0; length])
-        } else {
-            Self::Floats(vec![0.0; length])
-        }
-    }
-
-    /// Where it lies and how many bytes it has.
-    fn room(&self) -> (usize, usize) {
-        either!(self, values => (values.as_ptr() as usize, size_of_val(&values[..])))
-    }
-
-    fn view(&self, range: Range<usize>) -> SoundView<'_> {
-        match self {
-            Self::Floats(values) => SoundView::Floats(&values[range]),
-            Self::Halves(values) => SoundView::Halves(&values[range]),
-        }
-    }
-
-    fn copy_within(&mut self, range: Range<usize>, to: usize) {
-        either!(self, values => values.copy_within(range, to));
-    }
-
-    /// Takes in what the encoder gave for a window; halves in another order.
-    fn take(&mut self, at: usize, from: &[f32], arrange: fn(&[f32], &mut [u16])) {
-        match self {
-            Self::Floats(values) => values[at..at + from.len()].copy_from_slice(from),
-            Self::Halves(values) => arrange(from, &mut values[at..]),
-        }
-    }
-}
-
-/// What a step reads of a layer.
-pub(super) struct LayerView<'a> {
-    /// Of the sound.
-    pub cross_keys: SoundView<'a>,
-    /// Of the sound.
-    pub cross_values: SoundView<'a>,
-    /// Of the texts.
-    pub keys: &'a [f32],
-    /// Of the texts.
-    pub values: &'a [f32],
+/// The same of a step's new tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fresh<'a> {
+    /// Keys `[rows, heads, 64, steps]` and values `[rows, heads, steps, 64]`.
+    Columns([&'a [f32]; 2]),
+    /// `[rows, steps, 2, heads, 64]`
+    Entries(&'a [u16]),
 }
 
 /// Windows in work, and how many of their rows.
@@ -143,50 +87,52 @@ impl Cache {
     /// With room for all windows of a lane at their longest, one text each; or for fewer with more texts.
     pub fn new(header: &Header) -> Self {
         let windows = header.windows();
-        let columns = header.rows() * TEXT;
-        let cross_window = header.cross_kept();
-        let sound = || Sound::new(windows * cross_window, header.cross_halves);
-        let layer = || Layer {
-            cross_keys: sound(),
-            cross_values: sound(),
-            keys: vec![0.0; columns * header.width],
-            values: vec![0.0; columns * header.width],
-        };
         Self {
-            heads: header.heads,
-            cross_window,
             windows_most: windows,
-            columns_most: columns,
             rows: 1,
             windows: Vec::with_capacity(windows),
-            columns: COLUMNS,
-            layers: std::iter::repeat_with(layer).take(header.layers).collect(),
+            sounds: Sounds::new(header, windows),
+            past: if header.halves {
+                Past::Entries(Entries::new(header))
+            } else {
+                Past::Columns(Columns::new(header))
+            },
         }
     }
 
     /// Where the buffers lie and how many bytes each has.
-    pub fn rooms(&self) -> impl Iterator<Item = (usize, usize)> {
-        let room = |values: &Vec<f32>| (values.as_ptr() as usize, size_of_val(&values[..]));
-        self.layers.iter().flat_map(move |l| {
-            let sound = [l.cross_keys.room(), l.cross_values.room()];
-            let texts = [room(&l.keys), room(&l.values)];
-            sound.into_iter().chain(texts)
-        })
+    pub fn rooms(&self) -> Vec<(usize, usize)> {
+        let sounds = self.sounds.rooms();
+        match &self.past {
+            Past::Columns(columns) => sounds.chain(columns.rooms()).collect(),
+            Past::Entries(entries) => sounds.chain(entries.rooms()).collect(),
+        }
     }
 
     /// Begins with windows of up to so many rows, and says how many there will be. None may be in it.
     pub fn begin(&mut self, rows: usize) -> usize {
         debug_assert!(self.windows.is_empty());
-        self.rows = rows.clamp(1, self.columns_most / TEXT);
-        self.columns = COLUMNS;
+        match &mut self.past {
+            Past::Columns(columns) => self.rows = rows.clamp(1, columns.begin()),
+            Past::Entries(entries) => {
+                self.rows = rows.clamp(1, entries.most_rows());
+                entries.begin(self.rows);
+            }
+        }
         self.rows
     }
 
     /// Whether one more window fits, with up to so many tokens in each row.
     pub fn has_room(&self, most: usize) -> bool {
-        let longest = self.windows.iter().map(|w| w.most).fold(most, usize::max);
         let windows = self.windows.len() + 1;
-        windows <= self.windows_most && windows * self.rows * columns(longest) <= self.columns_most
+        windows <= self.windows_most
+            && match &self.past {
+                Past::Columns(columns) => {
+                    let longest = self.windows.iter().map(|w| w.most).fold(most, usize::max);
+                    columns.has_room(windows * self.rows, longest)
+                }
+                Past::Entries(entries) => entries.has_room(most),
+            }
     }
 
     /// Windows that are in it.
@@ -210,11 +156,6 @@ impl Cache {
         }
     }
 
-    /// Columns of the texts' part.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// Tokens of a window's texts.
     pub fn length(&self, window: usize) -> usize {
         self.windows[window].length
@@ -223,36 +164,37 @@ impl Cache {
     /// Forgets what a window's texts have behind their first `length` tokens.
     pub fn shorten(&mut self, window: usize, length: usize) {
         self.windows[window].length = length;
+        if let Past::Entries(entries) = &mut self.past {
+            entries.shorten(window, length);
+        }
     }
 
     /// Adds a window without text, for texts of up to `most` tokens. Its sound comes with [`Self::hear_keys`] and
     /// [`Self::hear_values`].
     pub fn add(&mut self, most: usize) {
         self.windows.push(Texts { length: 0, most });
+        if let Past::Entries(entries) = &mut self.past {
+            entries.add(most);
+        }
     }
 
     /// Takes in a layer's keys of the last window's sound: `[heads, 64, 1500]`.
     pub fn hear_keys(&mut self, layer: usize, keys: &[f32]) {
-        let at = (self.windows.len() - 1) * self.cross_window;
-        self.layers[layer]
-            .cross_keys
-            .take(at, keys, cross::arrange_keys);
+        self.sounds.hear_keys(self.windows.len() - 1, layer, keys);
     }
 
     /// The same of its values: `[heads, 1500, 64]`.
     pub fn hear_values(&mut self, layer: usize, values: &[f32]) {
-        let at = (self.windows.len() - 1) * self.cross_window;
-        self.layers[layer]
-            .cross_values
-            .take(at, values, cross::arrange_values);
+        let last = self.windows.len() - 1;
+        self.sounds.hear_values(last, layer, values);
     }
 
-    /// Forgets all windows, and what they have left behind: a value that is no number would spread.
+    /// Forgets all windows.
     pub fn clear(&mut self) {
         self.windows.clear();
-        for layer in &mut self.layers {
-            layer.keys.fill(0.0);
-            layer.values.fill(0.0);
+        match &mut self.past {
+            Past::Columns(columns) => columns.clear(),
+            Past::Entries(entries) => entries.clear(),
         }
     }
 
@@ -261,28 +203,30 @@ impl Cache {
         let last = self.windows.len() - 1;
         self.windows.swap_remove(window);
         if window < last {
-            let own = self.rows * self.own_row();
-            let cross = self.cross_window;
-            for layer in &mut self.layers {
-                for sound in [&mut layer.cross_keys, &mut layer.cross_values] {
-                    sound.copy_within(last * cross..(last + 1) * cross, window * cross);
-                }
-                for values in [&mut layer.keys, &mut layer.values] {
-                    values.copy_within(last * own..(last + 1) * own, window * own);
-                }
-            }
+            self.sounds.replace(last, window);
         }
-        // Whoever comes next has room as the texts are that are left.
-        self.fit(0);
+        match &mut self.past {
+            Past::Columns(columns) => {
+                if window < last {
+                    columns.replace(last * self.rows, window * self.rows, self.rows);
+                }
+                // Whoever comes next has room as the texts are that are left.
+                columns.fit(last * self.rows, longest(&self.windows));
+            }
+            Past::Entries(entries) => entries.remove(window),
+        }
     }
 
     /// Another row of a window remembers what `from` does.
     pub fn copy(&mut self, window: usize, from: usize, to: usize) {
-        let own = self.own_row();
-        let [from, to] = [from, to].map(|row| (window * self.rows + row) * own);
-        for layer in &mut self.layers {
-            layer.keys.copy_within(from..from + own, to);
-            layer.values.copy_within(from..from + own, to);
+        match &mut self.past {
+            Past::Columns(columns) => {
+                let first = window * self.rows;
+                columns.replace(first + from, first + to, 1);
+            }
+            Past::Entries(entries) => {
+                entries.copy(window, from, to, self.windows[window].length);
+            }
         }
     }
 
@@ -291,67 +235,71 @@ impl Cache {
         (1..self.rows).for_each(|row| self.copy(window, 0, row));
     }
 
-    /// Has as many columns as the longest text needs when `more` tokens are added to each.
-    pub fn fit(&mut self, more: usize) {
-        let lengths = self.windows.iter().map(|w| w.length);
-        let columns = columns(lengths.max().unwrap_or(0) + more);
-        if columns == self.columns {
-            return;
-        }
-        let (rows, old) = (self.windows.len() * self.rows, self.columns);
-        for layer in &mut self.layers {
-            restride(&mut layer.keys, rows * self.heads * HEAD, old, columns);
-            restride(
-                &mut layer.values,
-                rows * self.heads,
-                old * HEAD,
-                columns * HEAD,
-            );
-        }
-        self.columns = columns;
-    }
-
-    /// What a step reads of these.
-    pub fn layer(&self, layer: usize, part: &Part) -> LayerView<'_> {
-        let cross = part.windows.start * self.cross_window..part.windows.end * self.cross_window;
-        let start = part.windows.start * self.rows;
-        let own = start * self.own_row()..(start + part.len()) * self.own_row();
-        let layer = &self.layers[layer];
-        LayerView {
-            cross_keys: layer.cross_keys.view(cross.clone()),
-            cross_values: layer.cross_values.view(cross),
-            keys: &layer.keys[own.clone()],
-            values: &layer.values[own],
-        }
-    }
-
-    /// Takes in what a step of `steps` tokens gave for these: keys `[rows, heads, 64, steps]` and values
-    /// `[rows, heads, steps, 64]`. They count once the texts are [`Self::grow`]n.
-    pub fn write(&mut self, layer: usize, part: &Part, steps: usize, keys: &[f32], values: &[f32]) {
-        let (heads, columns) = (self.heads, self.columns);
-        let layer = &mut self.layers[layer];
-        for n in 0..part.len() {
-            let window = part.windows.start + n / part.rows;
-            let row = window * self.rows + n % part.rows;
-            let length = self.windows[window].length;
-            for head in 0..heads {
-                let (from, to) = (n * heads + head, row * heads + head);
-                for d in 0..HEAD {
-                    let from = (from * HEAD + d) * steps;
-                    let to = (to * HEAD + d) * columns + length;
-                    layer.keys[to..to + steps].copy_from_slice(&keys[from..from + steps]);
-                }
-                let from = from * steps * HEAD;
-                let to = (to * columns + length) * HEAD;
-                layer.values[to..to + steps * HEAD]
-                    .copy_from_slice(&values[from..from + steps * HEAD]);
+    /// Makes ready for a step of `steps` tokens of these; says if they do not fit.
+    pub fn prepare(&mut self, part: &Part, steps: usize) -> bool {
+        match &mut self.past {
+            Past::Columns(columns) => {
+                let rows = self.windows.len() * self.rows;
+                columns.fit(rows, longest(&self.windows) + steps);
+                columns.look(&self.windows, part, steps);
+                true
+            }
+            Past::Entries(entries) => {
+                entries.look(&lengths(&self.windows, part), part);
+                entries.fits(part, steps)
             }
         }
     }
 
-    /// The texts of these windows have `steps` tokens more.
-    pub fn grow(&mut self, windows: &Range<usize>, steps: usize) {
-        self.windows[windows.clone()]
+    /// What the step that was prepared may look at.
+    pub fn look(&self) -> Look<'_> {
+        match &self.past {
+            Past::Columns(columns) => Look::Mask(columns.mask(), columns.columns()),
+            Past::Entries(entries) => Look::Index(entries.index()),
+        }
+    }
+
+    /// Keys and values of a layer's sound.
+    pub fn sound(&self, layer: usize, part: &Part) -> [SoundView<'_>; 2] {
+        self.sounds.layer(layer, &part.windows)
+    }
+
+    /// The same of its texts, as they were prepared.
+    pub fn past(&self, layer: usize, part: &Part) -> PastView<'_> {
+        match &self.past {
+            Past::Columns(columns) => {
+                let start = part.windows.start * self.rows;
+                PastView::Columns(columns.layer(layer, start..start + part.len()))
+            }
+            Past::Entries(entries) => PastView::Entries(entries.layer(layer)),
+        }
+    }
+
+    /// Takes in what a step of `steps` tokens gave for these. It counts once the texts are [`Self::grow`]n.
+    pub fn write(&mut self, layer: usize, part: &Part, steps: usize, fresh: Fresh<'_>) {
+        match (&mut self.past, fresh) {
+            (Past::Columns(columns), Fresh::Columns(values)) => {
+                let (rows, windows) = (self.rows, &self.windows);
+                let places = part.windows.clone().flat_map(|window| {
+                    let first = window * rows;
+                    let own = first..first + part.rows;
+                    own.map(move |row| (row, windows[window].length))
+                });
+                columns.write(layer, places, steps, values);
+            }
+            (Past::Entries(entries), Fresh::Entries(values)) => {
+                entries.write(layer, part, steps, values);
+            }
+            _ => debug_assert!(false, "another form than this is"),
+        }
+    }
+
+    /// The texts of these have `steps` tokens more.
+    pub fn grow(&mut self, part: &Part, steps: usize) {
+        if let Past::Entries(entries) = &mut self.past {
+            entries.grow(&lengths(&self.windows, part), part, steps);
+        }
+        self.windows[part.windows.clone()]
             .iter_mut()
             .for_each(|w| w.length += steps);
     }
@@ -364,58 +312,32 @@ impl Cache {
         rows.flat_map(|length| (length..length + steps).map(|p| p as i64))
             .collect()
     }
-
-    /// What is added to the scores of a step of `steps` tokens of these, `[rows, 1, steps, columns + steps]`: nothing
-    /// where a token may look, much where it may not.
-    pub fn mask(&self, part: &Part, steps: usize, mask: &mut Vec<f32>) {
-        const NOT: f32 = -1e9;
-        mask.clear();
-        for window in &self.windows[part.windows.clone()] {
-            for _ in 0..part.rows {
-                for step in 0..steps {
-                    let columns =
-                        (0..self.columns).map(|c| if c < window.length { 0.0 } else { NOT });
-                    mask.extend(columns);
-                    mask.extend((0..steps).map(|s| if s <= step { 0.0 } else { NOT }));
-                }
-            }
-        }
-    }
-
-    fn own_row(&self) -> usize {
-        self.heads * HEAD * self.columns
-    }
 }
 
-/// Columns for so many tokens.
-fn columns(tokens: usize) -> usize {
-    tokens.next_multiple_of(COLUMNS).clamp(COLUMNS, TEXT)
+/// Tokens of the longest text.
+fn longest(windows: &[Texts]) -> usize {
+    windows.iter().map(|w| w.length).max().unwrap_or(0)
 }
 
-/// Moves `count` pieces that lie `old` apart to where they lie `new` apart. What is cut off, or lies between, is nothing.
-fn restride(values: &mut [f32], count: usize, old: usize, new: usize) {
-    let long = old.min(new);
-    let mut shift = |n: usize| values.copy_within(n * old..n * old + long, n * new);
-    if new > old {
-        (0..count).rev().for_each(&mut shift);
-    } else {
-        (0..count).for_each(&mut shift);
-    }
+/// Tokens of the texts of these.
+fn lengths(windows: &[Texts], part: &Part) -> Vec<usize> {
+    windows[part.windows.clone()]
+        .iter()
+        .map(|w| w.length)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::header::{HEAD, TEXT};
     use super::*;
     use crate::inference::halves;
+    use crate::inference::onnx::past;
 
-    fn cache() -> Cache {
-        cache_of(false)
-    }
-
-    fn cache_of(halves: bool) -> Cache {
+    fn cache(halves: bool) -> Cache {
         let text = format!(
             r#"{{"width": 128, "mels": 80, "heads": 2, "enc": 1, "dec": 1, "vocab": 51864, "type": "f32",
-                "cross_halves": {halves}}}"#
+                "halves": {halves}}}"#
         );
         Cache::new(&Header::parse(&text).unwrap())
     }
@@ -438,31 +360,44 @@ mod tests {
                 halves::to_f32(values[0])
             }
         };
-        let windows = (0..cache.windows.len()).map(|window| {
-            let layer = cache.layer(0, &Cache::first_row(window));
-            [first(layer.cross_keys), first(layer.cross_values)]
-        });
+        let windows = (0..cache.windows.len())
+            .map(|window| cache.sound(0, &Cache::first_row(window)).map(first));
         windows.collect()
+    }
+
+    /// What a token of this text has for a head and a dimension: no number that a half cannot hold.
+    fn value(tag: f32, token: usize, head: usize, d: usize) -> f32 {
+        tag * 128.0 + ((token + 5 * head + 11 * d) % 128) as f32
     }
 
     /// A step of `steps` tokens for `part`, with values that tell row, head, dimension and token.
     fn step(cache: &mut Cache, part: &Part, tags: &[f32], steps: usize) {
-        cache.fit(steps);
-        let mut keys = Vec::new();
-        let mut values = Vec::new();
+        assert!(cache.prepare(part, steps));
         assert_eq!(tags.len(), part.len());
+        let (mut keys, mut values, mut both) = (Vec::new(), Vec::new(), Vec::new());
         for (n, tag) in tags.iter().enumerate() {
             let length = cache.length(part.windows.start + n / part.rows);
+            let of = |s: usize, head: usize, d: usize| value(*tag, length + s, head, d);
             for head in 0..2 {
-                let value = |d: usize, s: usize| {
-                    tag * 1e5 + (head * 10_000 + d * 100 + (length + s) % 100) as f32
-                };
-                keys.extend((0..HEAD).flat_map(|d| (0..steps).map(move |s| value(d, s))));
-                values.extend((0..steps).flat_map(|s| (0..HEAD).map(move |d| value(d, s))));
+                keys.extend((0..HEAD).flat_map(|d| (0..steps).map(move |s| of(s, head, d))));
+                values.extend((0..steps).flat_map(|s| (0..HEAD).map(move |d| of(s, head, d))));
+            }
+            for s in 0..steps {
+                for sign in [1.0, -1.0] {
+                    for head in 0..2 {
+                        let values = (0..HEAD).map(|d| halves::from_f32(sign * of(s, head, d)));
+                        both.extend(values);
+                    }
+                }
             }
         }
-        cache.write(0, part, steps, &keys, &values);
-        cache.grow(&part.windows, steps);
+        values.iter_mut().for_each(|v| *v = -*v);
+        let fresh = match &cache.past {
+            Past::Columns(_) => Fresh::Columns([&keys, &values]),
+            Past::Entries(_) => Fresh::Entries(&both),
+        };
+        cache.write(0, part, steps, fresh);
+        cache.grow(part, steps);
     }
 
     fn step_all(cache: &mut Cache, tags: &[f32], steps: usize) {
@@ -471,124 +406,174 @@ mod tests {
     }
 
     /// The row, counted over all windows, has these tokens.
-    fn assert_row(cache: &Cache, row: usize, tag: f32, tokens: Range<usize>) {
-        let LayerView { keys, values, .. } = cache.layer(0, &cache.all());
-        let columns = cache.columns();
-        for head in 0..2 {
-            for d in 0..HEAD {
-                for c in tokens.clone() {
-                    let expected = tag * 1e5 + (head * 10_000 + d * 100 + c % 100) as f32;
+    fn assert_row(cache: &mut Cache, row: usize, tag: f32, tokens: Range<usize>) {
+        let all = cache.all();
+        assert!(cache.prepare(&all, 0));
+        for (token, head, d) in
+            tokens.flat_map(|token| [(token, 0, 0), (token, 0, 63), (token, 1, 17)])
+        {
+            let found = match (cache.past(0, &all), cache.look()) {
+                (PastView::Columns([keys, values]), Look::Mask(_, columns)) => {
                     let at = row * 2 + head;
-                    assert_eq!(keys[(at * HEAD + d) * columns + c], expected);
-                    assert_eq!(values[(at * columns + c) * HEAD + d], expected);
+                    let key = keys[(at * HEAD + d) * columns + token];
+                    [key, values[(at * columns + token) * HEAD + d]]
                 }
-            }
+                (PastView::Entries(entries), Look::Index(index)) => {
+                    let own = index[row * index.len() / all.len() + token] as usize;
+                    let entry = &entries[own * past::entry(2)..][..past::entry(2)];
+                    let at = head * HEAD + d;
+                    [entry[at], entry[2 * HEAD + at]].map(halves::to_f32)
+                }
+                _ => panic!("two forms at once"),
+            };
+            let expected = value(tag, token, head, d);
+            assert_eq!(found, [expected, -expected], "token {token} of row {row}");
         }
     }
 
     #[test]
-    fn tokens_stay_where_they_are_while_columns_and_windows_come_and_go() {
-        let mut cache = cache();
-        for _ in 0..3 {
-            cache.add(TEXT);
-        }
+    fn tokens_are_found_again_while_windows_come_and_go() {
+        for halves in [false, true] {
+            let mut cache = cache(halves);
+            for _ in 0..3 {
+                cache.add(TEXT);
+            }
 
-        step_all(&mut cache, &[1.0, 2.0, 3.0], 3);
-        for _ in 0..70 {
-            step_all(&mut cache, &[1.0, 2.0, 3.0], 1);
-        }
-        assert_eq!((cache.length(0), cache.columns()), (73, 96));
-        cache.remove(0);
-        for (row, tag) in [(0, 3.0), (1, 2.0)] {
-            assert_row(&cache, row, tag, 0..73);
-        }
-        cache.shorten(0, 3);
-        cache.shorten(1, 3);
-        step_all(&mut cache, &[3.0, 2.0], 1);
+            step_all(&mut cache, &[1.0, 2.0, 3.0], 3);
+            for _ in 0..70 {
+                step_all(&mut cache, &[1.0, 2.0, 3.0], 1);
+            }
+            assert_eq!(cache.length(0), 73);
+            cache.remove(0);
+            for (row, tag) in [(0, 3.0), (1, 2.0)] {
+                assert_row(&mut cache, row, tag, 0..73);
+            }
+            cache.shorten(0, 3);
+            cache.shorten(1, 3);
+            step_all(&mut cache, &[3.0, 2.0], 1);
 
-        assert_eq!((cache.length(0), cache.columns()), (4, 32));
-        for (row, tag) in [(0, 3.0), (1, 2.0)] {
-            assert_row(&cache, row, tag, 0..4);
+            assert_eq!(cache.length(0), 4);
+            for (row, tag) in [(0, 3.0), (1, 2.0)] {
+                assert_row(&mut cache, row, tag, 0..4);
+            }
+            // Whoever takes the place of one that is gone disturbs nobody.
+            cache.add(100);
+            step(&mut cache, &Cache::first_row(2), &[9.0], 90);
+            for (row, tag) in [(0, 3.0), (1, 2.0)] {
+                assert_row(&mut cache, row, tag, 0..4);
+            }
+            assert_row(&mut cache, 2, 9.0, 0..90);
         }
     }
 
     #[test]
     fn a_windows_rows_go_on_from_each_other() {
-        let mut cache = cache();
-        assert_eq!(cache.begin(3), 3);
-        for tag in [1.0, 2.0] {
-            cache.add(200);
-            let window = cache.windows() - 1;
-            step(&mut cache, &Cache::first_row(window), &[tag], 2);
-            cache.spread(window);
-        }
+        for halves in [false, true] {
+            let mut cache = cache(halves);
+            assert_eq!(cache.begin(3), 3);
+            for tag in [1.0, 2.0] {
+                cache.add(200);
+                let window = cache.windows() - 1;
+                step(&mut cache, &Cache::first_row(window), &[tag], 2);
+                cache.spread(window);
+            }
 
-        step_all(&mut cache, &[1.0, 3.0, 5.0, 2.0, 4.0, 6.0], 40);
-        cache.copy(1, 2, 0);
-        assert_eq!(cache.all().len(), 6);
-        for (row, first, later) in [
-            (0, 1.0, 1.0),
-            (1, 1.0, 3.0),
-            (2, 1.0, 5.0),
-            (3, 2.0, 6.0),
-            (4, 2.0, 4.0),
-            (5, 2.0, 6.0),
-        ] {
-            assert_row(&cache, row, first, 0..2);
-            assert_row(&cache, row, later, 2..42);
+            step_all(&mut cache, &[1.0, 3.0, 5.0, 2.0, 4.0, 6.0], 40);
+            cache.copy(1, 2, 0);
+            assert_eq!(cache.all().len(), 6);
+            let rows = [
+                (0, 1.0, 1.0),
+                (1, 1.0, 3.0),
+                (2, 1.0, 5.0),
+                (3, 2.0, 6.0),
+                (4, 2.0, 4.0),
+                (5, 2.0, 6.0),
+            ];
+            for (row, first, later) in rows {
+                assert_row(&mut cache, row, first, 0..2);
+                assert_row(&mut cache, row, later, 2..42);
+            }
+            // What a row writes now is not in the past of the one that it went on from.
+            step_all(&mut cache, &[1.0, 3.0, 5.0, 7.0, 4.0, 6.0], 1);
+            assert_row(&mut cache, 3, 6.0, 2..42);
+            assert_row(&mut cache, 3, 7.0, 42..43);
+            assert_row(&mut cache, 5, 6.0, 2..43);
+            cache.remove(0);
+            assert_row(&mut cache, 0, 6.0, 2..42);
+            assert_row(&mut cache, 1, 4.0, 2..43);
+            // The best text is read once more, in its first row.
+            cache.shorten(0, 2);
+            step(&mut cache, &Cache::first_row(0), &[8.0], 198);
+            assert_row(&mut cache, 0, 2.0, 0..2);
+            assert_row(&mut cache, 0, 8.0, 2..200);
         }
-        cache.remove(0);
-        assert_row(&cache, 0, 6.0, 2..42);
-        assert_row(&cache, 1, 4.0, 2..42);
+    }
+
+    fn count(cache: &mut Cache, most: usize) -> usize {
+        let mut count = 0;
+        while cache.has_room(most) {
+            cache.add(most);
+            count += 1;
+        }
+        cache.clear();
+        count
     }
 
     #[test]
     fn there_is_room_for_a_few_windows_of_many_rows() {
-        let mut cache = cache();
-        let count = |cache: &mut Cache, most: usize| {
-            let mut count = 0;
-            while cache.has_room(most) {
-                cache.add(most);
-                count += 1;
-            }
-            cache.clear();
-            count
-        };
-
-        assert_eq!((cache.begin(1), count(&mut cache, TEXT)), (1, 8));
-        assert_eq!(count(&mut cache, 10), 8);
-        assert_eq!((cache.begin(5), count(&mut cache, 229)), (5, 4));
-        assert_eq!(count(&mut cache, TEXT), 2);
+        let mut columns = cache(false);
+        assert_eq!((columns.begin(1), count(&mut columns, TEXT)), (1, 8));
+        assert_eq!(count(&mut columns, 10), 8);
+        assert_eq!((columns.begin(5), count(&mut columns, 229)), (5, 4));
+        assert_eq!(count(&mut columns, TEXT), 2);
         // No more than fit at their longest.
-        assert_eq!((cache.begin(100), count(&mut cache, TEXT)), (12, 1));
+        assert_eq!((columns.begin(100), count(&mut columns, TEXT)), (12, 1));
+
+        let mut entries = cache(true);
+        assert_eq!((entries.begin(1), count(&mut entries, TEXT)), (1, 8));
+        assert_eq!((entries.begin(5), count(&mut entries, 229)), (5, 8));
+        // A prompt is there once, and one more fits in.
+        assert_eq!(count(&mut entries, TEXT), 6);
+        assert_eq!((entries.begin(100), count(&mut entries, TEXT)), (40, 1));
     }
 
     #[test]
-    fn the_room_that_a_long_text_leaves_is_there_for_others() {
-        let mut cache = cache();
-        cache.begin(6);
-        cache.add(TEXT);
-        cache.add(10);
-        step_all(&mut cache, &[1.0; 12], 1);
-        cache.shorten(1, 0);
-        cache.grow(&(0..1), TEXT - 2);
-        cache.fit(1);
-        assert_eq!(cache.columns(), TEXT);
-
-        cache.remove(0);
-        while cache.has_room(10) {
+    fn the_room_of_one_that_is_gone_is_there_for_others() {
+        for halves in [false, true] {
+            let mut cache = cache(halves);
+            cache.begin(6);
+            cache.add(TEXT);
             cache.add(10);
-        }
+            step_all(&mut cache, &[1.0; 12], 1);
+            cache.shorten(1, 0);
 
-        assert_eq!((cache.windows(), cache.columns()), (8, 32));
-        step_all(&mut cache, &[2.0; 48], 9);
-        assert_row(&cache, 47, 2.0, 0..9);
+            cache.remove(0);
+            while cache.has_room(10) {
+                cache.add(10);
+            }
+
+            assert_eq!(cache.windows(), 8);
+            step_all(&mut cache, &[2.0; 48], 9);
+            assert_row(&mut cache, 47, 2.0, 0..9);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_no_step() {
+        let mut cache = cache(true);
+        cache.begin(5);
+        cache.add(10);
+        let all = cache.all();
+
+        step_all(&mut cache, &[1.0; 5], 10);
+
+        assert!(!cache.prepare(&all, 1));
     }
 
     #[test]
     fn the_sound_of_the_last_window_moves_with_it() {
         for halves in [false, true] {
-            let mut cache = cache_of(halves);
+            let mut cache = cache(halves);
             for tag in [1.0, 2.0, 3.0] {
                 cache.add(TEXT);
                 hear(&mut cache, tag);
@@ -602,20 +587,24 @@ mod tests {
 
     #[test]
     fn a_token_looks_at_its_own_row_and_at_those_before_it() {
-        let mut cache = cache();
+        let mut cache = cache(false);
         cache.add(TEXT);
-        cache.grow(&(0..1), 2);
+        step_all(&mut cache, &[1.0], 2);
         cache.add(TEXT);
-        let mut mask = Vec::new();
+        let all = cache.all();
 
-        cache.mask(&cache.all(), 2, &mut mask);
+        assert!(cache.prepare(&all, 2));
 
+        let Look::Mask(mask, columns) = cache.look() else {
+            panic!("no mask");
+        };
+        assert_eq!(columns, 32);
         let open: Vec<Vec<usize>> = mask
             .chunks(34)
             .map(|row| (0..34).filter(|c| row[*c] == 0.0).collect())
             .collect();
         assert_eq!(open[..2], [vec![0, 1, 32], vec![0, 1, 32, 33]]);
         assert_eq!(open[2..], [vec![32], vec![32, 33]]);
-        assert_eq!(cache.positions(&cache.all(), 2), [2, 3, 0, 1]);
+        assert_eq!(cache.positions(&all, 2), [2, 3, 0, 1]);
     }
 }

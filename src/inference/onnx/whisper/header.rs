@@ -27,6 +27,9 @@ const WINDOWS_MAX: usize = 8;
 const WINDOWS_BYTES_MAX: usize = 200 << 20;
 /// Longest texts that a lane has room for, whatever the number of windows: so that several can be followed in one.
 const ROWS_MIN: usize = 4;
+/// Texts of each window that there is room for where they share their past, and the same of a single window.
+const BEAMS: usize = 5;
+const BEAMS_MIN: usize = 8;
 const F32: usize = 4;
 /// The name of a type of weights that a card has no product for.
 const INT8: &str = "int8";
@@ -59,9 +62,13 @@ pub(super) struct Header {
     /// Layer and head of those that follow the sound; none where the graph does not give them.
     #[serde(default)]
     pub alignment_heads: Vec<[usize; 2]>,
-    /// The decoder takes the sound's keys and values as halves, for our own operator ([`crate::inference::onnx::cross`]).
+    /// The decoder takes keys and values as halves, for our own operators ([`crate::inference::onnx::cross`] and
+    /// [`crate::inference::onnx::past`]).
     #[serde(default)]
-    pub cross_halves: bool,
+    pub halves: bool,
+    /// The first graphs with an operator of ours had it for the sound alone.
+    #[serde(default, rename = "cross_halves", skip_serializing)]
+    old_halves: bool,
 }
 
 impl Header {
@@ -69,6 +76,12 @@ impl Header {
     pub fn parse(text: &str) -> Result<Self, String> {
         let header: Self = serde_json::from_str(text)
             .map_err(|e| format!("its property \"{PROPERTY}\" is not understood: {e}"))?;
+        if header.old_halves {
+            return Err(
+                "it is of an older form: make it anew, with scribe-models import or make models"
+                    .into(),
+            );
+        }
         let wrong = |what: String| Err(format!("its property \"{PROPERTY}\" says {what}"));
         if !(1..=20).contains(&header.heads) || header.width != header.heads * HEAD {
             return wrong(format!(
@@ -123,17 +136,27 @@ impl Header {
             shape: vec![None, None],
         };
         let (heads, head) = (length(self.heads), length(HEAD));
-        let mut inputs = vec![
-            number("tokens"),
-            number("pos"),
-            Port::f32("mask", &[None, Some(1), None, None]),
-        ];
+        let mut inputs = vec![number("tokens"), number("pos")];
+        inputs.push(match self.halves {
+            true => number("index"),
+            false => Port::f32("mask", &[None, Some(1), None, None]),
+        });
         let mut outputs = vec![Port::f32("logits", &[None, length(self.vocab)])];
         if !self.alignment_heads.is_empty() {
             let followers = length(self.alignment_heads.len());
             outputs.push(Port::f32("align", &[None, followers, None, None]));
         }
         for l in 0..self.layers {
+            if self.halves {
+                let entry = [length(2), heads, head];
+                let new = [&[None, None], &entry[..]].concat();
+                inputs.push(Port::u16(
+                    &format!("past_{l}"),
+                    &[&[None], &entry[..]].concat(),
+                ));
+                outputs.push(Port::u16(&format!("new_{l}"), &new));
+                continue;
+            }
             let keys = [None, heads, head, None];
             let values = [None, heads, None, head];
             inputs.push(Port::f32(&format!("self_k_{l}"), &keys));
@@ -147,16 +170,13 @@ impl Header {
 
     /// Keys and values of the sound as the decoder takes them.
     fn cross_inputs(&self) -> Vec<Port> {
-        if !self.cross_halves {
+        if !self.halves {
             return self.cross_outputs();
         }
         let port = |name: String, shape: &[usize]| {
             let rest = shape.iter().map(|n| length(*n));
-            Port {
-                name,
-                element: Element::U16,
-                shape: std::iter::once(None).chain(rest).collect(),
-            }
+            let shape: Vec<_> = std::iter::once(None).chain(rest).collect();
+            Port::u16(&name, &shape)
         };
         let of_layer = |l| {
             let keys = [self.heads, PADDED / TILE, HEAD, TILE];
@@ -187,17 +207,13 @@ impl Header {
 
     /// The same as they are kept.
     pub fn cross_kept(&self) -> usize {
-        let positions = if self.cross_halves { PADDED } else { POSITIONS };
+        let positions = if self.halves { PADDED } else { POSITIONS };
         self.width * positions
     }
 
     /// Bytes of keys and values of a window's sound in all layers, as they are kept.
     fn cross_bytes(&self) -> usize {
-        let own = if self.cross_halves {
-            size_of::<u16>()
-        } else {
-            F32
-        };
+        let own = if self.halves { size_of::<u16>() } else { F32 };
         2 * own * self.layers * self.cross_kept()
     }
 
@@ -214,6 +230,24 @@ impl Header {
     /// Longest texts that there is room for: half as many again as windows, for several shorter ones of fewer windows.
     pub fn rows(&self) -> usize {
         (self.windows() * 3 / 2).max(ROWS_MIN)
+    }
+
+    /// Tokens that there is room for where texts share their past: as many texts in each window as are followed by default,
+    /// and a prompt.
+    pub fn entries(&self) -> usize {
+        (self.windows() * BEAMS).max(BEAMS_MIN) * (MARKS + MAX_TOKENS) + MAX_PROMPT_TOKENS
+    }
+
+    /// Bytes of the texts' keys and values, and rows that a step has at most.
+    fn past(&self) -> (usize, usize) {
+        let of_token = 2 * self.layers * self.width;
+        if self.halves {
+            let rows = self.entries() / (MARKS + MAX_TOKENS);
+            return (size_of::<u16>() * of_token * self.entries(), rows);
+        }
+        // Without a prompt, when several texts are followed, more of them fit.
+        let rows = (self.rows() * TEXT).div_ceil(MARKS + MAX_TOKENS);
+        (F32 * of_token * TEXT * self.rows(), rows)
     }
 
     /// Whether a card can compute with these weights.
@@ -273,14 +307,12 @@ impl Header {
         let cross = self.cross_bytes();
         // As the encoder gives them.
         let given = 2 * F32 * self.layers * self.cross_values();
-        let cache = 2 * F32 * self.layers * self.width * TEXT;
+        let (past, steps) = self.past();
         let attention = size_of::<u16>() * self.attention_values();
         // Logits, their copy for a further sample, the mask, and a step's own tensors.
         let step =
             F32 * (2 * self.vocab + MARKS * (TEXT + 2 * self.heads * POSITIONS + 24 * self.width));
-        // Rows that there are at most: without a prompt, when several texts are followed.
-        let steps = (self.rows() * TEXT).div_ceil(MARKS + MAX_TOKENS);
-        let rows = (cross + attention) * self.windows() + cache * self.rows() + step * steps;
+        let rows = (cross + attention) * self.windows() + past + step * steps;
         // Attention of each position to each, states of the widest layer, and a window's keys and values on their way out.
         let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + given;
         // Prompts are read one by one: scores and what becomes of them, the attention, and states.
@@ -368,7 +400,7 @@ mod tests {
         let of = |width: usize, layers: usize, halves: bool| {
             let text = format!(
                 r#"{{"width": {width}, "mels": 80, "heads": {}, "enc": 4, "dec": {layers}, "vocab": 51865,
-                    "type": "int8", "cross_halves": {halves}}}"#,
+                    "type": "int8", "halves": {halves}}}"#,
                 width / 64
             );
             Header::parse(&text).unwrap()

@@ -7,12 +7,14 @@ use std::sync::{Arc, PoisonError};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, TensorRef};
 
-use super::cache::{self, Cache, SoundView};
+use super::cache::{self, Cache, Fresh, Look, PastView};
 use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
+use super::sound::SoundView;
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
 use crate::inference::onnx::checked;
 use crate::inference::onnx::cross::{PADDED, TILE};
+use crate::inference::onnx::past;
 use crate::inference::times::{Meter, Part};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 use crate::inference::{EngineError, pages};
@@ -88,7 +90,6 @@ pub(super) struct Pair {
     /// A window's spectrogram, `[3000, mels]`.
     frames: Vec<f32>,
     cache: Cache,
-    mask: Vec<f32>,
 }
 
 /// Names of a layer's tensors.
@@ -99,6 +100,8 @@ struct LayerNames {
     values: String,
     new_keys: String,
     new_values: String,
+    past: String,
+    new: String,
 }
 
 impl LayerNames {
@@ -110,6 +113,8 @@ impl LayerNames {
             values: format!("self_v_{layer}"),
             new_keys: format!("new_k_{layer}"),
             new_values: format!("new_v_{layer}"),
+            past: format!("past_{layer}"),
+            new: format!("new_{layer}"),
         }
     }
 }
@@ -122,7 +127,6 @@ impl Pair {
             frames: vec![0.0; mel.len()],
             mel,
             cache: Cache::new(&header),
-            mask: Vec::new(),
             names: (0..header.layers).map(LayerNames::of).collect(),
             encoder,
             decoder,
@@ -153,7 +157,7 @@ impl Pair {
             self.begin(rows);
             self.fill(most);
             let all = self.cache.all();
-            self.cache.grow(&all.windows, most - 1);
+            self.cache.grow(&all, most - 1);
             self.advance(&vec![WARM_TOKEN; all.len()])?;
             self.cache.clear();
         }
@@ -205,10 +209,12 @@ impl Pair {
         let what = format!("{TASK}: decoding {windows} windows");
         let error = |e: ort::Error| checked::error(&what, &e);
         let (heads, vocab) = (self.header.heads, self.header.vocab);
-        self.cache.fit(steps);
-        let columns = self.cache.columns();
+        if !self.cache.prepare(part, steps) {
+            return Err(failed(format!(
+                "no room for {steps} more tokens of {windows} windows"
+            )));
+        }
         let positions = self.cache.positions(part, steps);
-        self.cache.mask(part, steps, &mut self.mask);
 
         let mut inputs: Vec<(Cow<str>, SessionInputValue)> = Vec::new();
         let numbers = [rows, steps];
@@ -216,21 +222,31 @@ impl Pair {
         inputs.push(("tokens".into(), tensor.into()));
         let tensor = TensorRef::from_array_view((numbers, &positions[..])).map_err(error)?;
         inputs.push(("pos".into(), tensor.into()));
-        let shape = [rows, 1, steps, columns + steps];
-        let tensor = TensorRef::from_array_view((shape, &self.mask[..])).map_err(error)?;
-        inputs.push(("mask".into(), tensor.into()));
+        let (name, input): (_, SessionInputValue) = match self.cache.look() {
+            Look::Mask(mask, columns) => {
+                let shape = [rows, 1, steps, columns + steps];
+                let tensor = TensorRef::from_array_view((shape, mask)).map_err(error)?;
+                ("mask", tensor.into())
+            }
+            Look::Index(index) => {
+                let shape = [rows, index.len() / rows.max(1)];
+                let tensor = TensorRef::from_array_view((shape, index)).map_err(error)?;
+                ("index", tensor.into())
+            }
+        };
+        inputs.push((name.into(), input));
         for (layer, names) in self.names.iter().enumerate() {
-            let view = self.cache.layer(layer, part);
+            let [cross_keys, cross_values] = self.cache.sound(layer, part);
             for (name, sound, floats, halves) in [
                 (
                     &names.cross_keys,
-                    view.cross_keys,
+                    cross_keys,
                     [windows, heads, HEAD, POSITIONS],
                     vec![windows, heads, PADDED / TILE, HEAD, TILE],
                 ),
                 (
                     &names.cross_values,
-                    view.cross_values,
+                    cross_values,
                     [windows, heads, POSITIONS, HEAD],
                     vec![windows, heads, PADDED, HEAD],
                 ),
@@ -244,12 +260,22 @@ impl Pair {
                     };
                 inputs.push((name.as_str().into(), input.map_err(error)?));
             }
-            for (name, values, shape) in [
-                (&names.keys, view.keys, [rows, heads, HEAD, columns]),
-                (&names.values, view.values, [rows, heads, columns, HEAD]),
-            ] {
-                let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
-                inputs.push((name.as_str().into(), tensor.into()));
+            match self.cache.past(layer, part) {
+                PastView::Columns([keys, values]) => {
+                    let columns = keys.len() / (rows * heads * HEAD).max(1);
+                    for (name, values, shape) in [
+                        (&names.keys, keys, [rows, heads, HEAD, columns]),
+                        (&names.values, values, [rows, heads, columns, HEAD]),
+                    ] {
+                        let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
+                        inputs.push((name.as_str().into(), tensor.into()));
+                    }
+                }
+                PastView::Entries(values) => {
+                    let shape = [values.len() / past::entry(heads), 2, heads, HEAD];
+                    let tensor = TensorRef::from_array_view((shape, values)).map_err(error)?;
+                    inputs.push((names.past.as_str().into(), tensor.into()));
+                }
             }
         }
 
@@ -265,22 +291,36 @@ impl Pair {
         let attention = take("align");
         let mut new = Vec::new();
         for names in &self.names {
-            let keys = take(&names.new_keys).ok_or_else(|| missing(&names.new_keys))?;
-            let values = take(&names.new_values).ok_or_else(|| missing(&names.new_values))?;
-            new.push((keys, values));
+            let wanted: &[&String] = match self.header.halves {
+                true => &[&names.new],
+                false => &[&names.new_keys, &names.new_values],
+            };
+            let taken = wanted.iter().map(|n| take(n).ok_or_else(|| missing(n)));
+            new.push(taken.collect::<Result<Vec<_>, _>>()?);
         }
         drop(outputs);
         // The other lane's turn.
         drop(session);
         let size = rows * heads * HEAD * steps;
-        for (layer, (keys, values)) in new.iter().enumerate() {
-            let (_, keys) = keys.try_extract_tensor::<f32>().map_err(error)?;
-            let (_, values) = values.try_extract_tensor::<f32>().map_err(error)?;
-            of_size(keys, size, "new_k")?;
-            of_size(values, size, "new_v")?;
-            self.cache.write(layer, part, steps, keys, values);
+        for (layer, new) in new.iter().enumerate() {
+            let fresh = match &new[..] {
+                [keys, values] => {
+                    let (_, keys) = keys.try_extract_tensor::<f32>().map_err(error)?;
+                    let (_, values) = values.try_extract_tensor::<f32>().map_err(error)?;
+                    of_size(keys, size, "new_k")?;
+                    of_size(values, size, "new_v")?;
+                    Fresh::Columns([keys, values])
+                }
+                [both, ..] => {
+                    let (_, values) = both.try_extract_tensor::<u16>().map_err(error)?;
+                    of_size(values, 2 * size, "new")?;
+                    Fresh::Entries(values)
+                }
+                [] => continue,
+            };
+            self.cache.write(layer, part, steps, fresh);
         }
-        self.cache.grow(&part.windows, steps);
+        self.cache.grow(part, steps);
         let mut step = Step {
             logits,
             attention,
@@ -356,7 +396,7 @@ fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
     }
 }
 
-fn of_size(values: &[f32], size: usize, name: &str) -> Result<(), EngineError> {
+fn of_size<T>(values: &[T], size: usize, name: &str) -> Result<(), EngineError> {
     if values.len() == size {
         return Ok(());
     }
@@ -408,7 +448,7 @@ mod tests {
                 runner.cache.add(100);
             }
             let all = runner.cache.all();
-            runner.cache.grow(&all.windows, 40);
+            runner.cache.grow(&all, 40);
             let mut best = Duration::MAX;
             for _ in 0..20 {
                 let start = Instant::now();

@@ -35,8 +35,15 @@
 //! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
 //! table of tokens is f16 in any case.
 //!
-//! With `int8` too, the decoder's attention to the sound is one operator of ours (`gstscribe::inference::onnx::cross`),
-//! which takes `cross_k_l` and `cross_v_l` as halves in an order of its own; the note `whisper` then says `cross_halves`.
+//! With `int8` too, the decoder's attention is two operators of ours. That to the sound (`gstscribe::inference::onnx::cross`)
+//! takes `cross_k_l` and `cross_v_l` as halves in an order of its own. That to the text (`…::past`) takes halves, too, and
+//! the note `whisper` says `halves`:
+//!
+//! ```text
+//! in   index      i64 [R, P]             instead of `mask`: the entry of each token of a row's text
+//!      past_l     u16 [E, 2, H, 64]      instead of `self_k_l` and `self_v_l`: keys and values of entries
+//! out  new_l      u16 [R, n, 2, H, 64]   instead of `new_k_l` and `new_v_l`
+//! ```
 //!
 //! With `f16` all weights and everything between inputs and outputs have 16 bits, which is for cards. Inputs and outputs stay
 //! f32, with casts behind and before them: a caller then has one form of cache for all types. Scores that are masked are
@@ -49,7 +56,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use gstscribe::inference::manifest::GraphType;
-use gstscribe::inference::onnx::cross;
+use gstscribe::inference::onnx::{cross, past};
 
 use self::balance::Balance;
 use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
@@ -364,10 +371,17 @@ impl Model<'_> {
             shape: vec![free("R"), free("n")],
         };
         let mut inputs = vec![whole("tokens"), whole("pos")];
-        inputs.push(Port {
-            name: "mask".into(),
-            element: Element::F32,
-            shape: vec![free("R"), Dimension::Fixed(1), free("n"), free("Pn")],
+        inputs.push(match self.has_operators() {
+            true => Port {
+                name: "index".into(),
+                element: Element::I64,
+                shape: vec![free("R"), free("P")],
+            },
+            false => Port {
+                name: "mask".into(),
+                element: Element::F32,
+                shape: vec![free("R"), Dimension::Fixed(1), free("n"), free("Pn")],
+            },
         });
         let mut outputs = vec![Port {
             name: "logits".into(),
@@ -375,28 +389,32 @@ impl Model<'_> {
             shape: vec![free("R"), Dimension::Fixed(tokens as u64)],
         }];
         let (mut fresh, mut align) = (Vec::new(), Vec::new());
-        let mask = g.inward_mask("mask");
+        let mask = match self.has_operators() {
+            true => Value::new(),
+            false => g.inward_mask("mask"),
+        };
         for layer in 0..self.shape.text_layers {
             x = self.decoder_layer(&mut g, x, layer, &mask, &mut align)?;
             let port =
                 |name: &str, rows, shape| cache(format!("{name}_{layer}"), rows, self.heads, shape);
+            if self.has_operators() {
+                inputs.extend(self.halves(layer));
+                let rows = [free("R"), free("n")];
+                fresh.push(self.entries(format!("new_{layer}"), &rows));
+                continue;
+            }
             inputs.push(port("self_k", "R", [WIDTH, free("P")]));
             inputs.push(port("self_v", "R", [free("P"), WIDTH]));
-            match self.has_operator() {
-                true => inputs.extend(self.halves(layer)),
-                false => {
-                    inputs.push(port("cross_k", "W", [WIDTH, free("S")]));
-                    inputs.push(port("cross_v", "W", [free("S"), WIDTH]));
-                }
-            }
+            inputs.push(port("cross_k", "W", [WIDTH, free("S")]));
+            inputs.push(port("cross_v", "W", [free("S"), WIDTH]));
             fresh.push(port("new_k", "R", [WIDTH, free("n")]));
             fresh.push(port("new_v", "R", [free("n"), WIDTH]));
         }
+        // The last token's, without the axis of tokens: what the vocabulary makes of it is large to copy.
         let last = g.slice(&x, -1, END, 1);
+        let last = g.reshape(&last, &[0, width as i64]);
         let last = self.norm(&mut g, &last, "decoder/layer_norm")?;
-        let logits = g.linear(&last, "logits_w", &table, None, self.kind.into());
-        let one = g.ints(&[1]);
-        g.outward("Squeeze", &[&logits, &one], "logits", &[]);
+        g.linear_outward(&last, "logits_w", &table, self.kind.into(), "logits");
         let align: Vec<&str> = align.iter().map(String::as_str).collect();
         g.outward("Concat", &align, "align", &[("axis", Attribute::Int(1))]);
         outputs.push(Port {
@@ -467,6 +485,12 @@ impl Model<'_> {
             .for_each(|v| *v *= SCORE_SCALE);
         let y = self.norm(g, x, &format!("{attention}/layer_norm"))?;
         let y = g.linear(&y, &format!("{name}/qkv"), &w, Some(&b), self.kind.into());
+        if self.has_operators() {
+            let [past, new, seen] = ["past", "new", "seen"].map(|part| format!("{part}_{layer}"));
+            let inputs = [&y, &past, "index", "pos"];
+            g.op_named(past::NAME, &inputs, &[&seen, &new], &[]);
+            return Ok(seen);
+        }
         let y = g.reshape(&y, &[0, 0, 3 * self.heads, HEAD_WIDTH as i64]);
         let y = g.transpose(&y, &[0, 2, 1, 3]);
         let [q, k, new_v, new_k, self_k, self_v] =
@@ -522,7 +546,7 @@ impl Model<'_> {
         );
         let followers = self.alignment.iter().filter(|(l, _)| *l == layer);
         let followers: Vec<i64> = followers.map(|&(_, head)| head as i64).collect();
-        if self.has_operator() {
+        if self.has_operators() {
             let (context, shares) = (format!("context_{layer}"), format!("shares_{layer}"));
             let inputs = [&y, &cross_k, &cross_v].map(String::as_str);
             if followers.is_empty() {
@@ -554,13 +578,27 @@ impl Model<'_> {
         Ok(g.op("Reshape", &[&y, &shape]))
     }
 
-    /// Whether the attention to the sound is our operator, which is for processors.
-    fn has_operator(&self) -> bool {
+    /// Whether attention is operators of ours, which are for processors.
+    fn has_operators(&self) -> bool {
         self.kind == GraphType::Int8
     }
 
-    /// Keys and values of the sound as our operator takes them.
-    fn halves(&self, layer: usize) -> [Port<'static>; 2] {
+    /// Entries of tokens as our operator takes and gives them, `[…, 2, H, 64]`.
+    fn entries<'a>(&self, name: String, of: &[Dimension<'a>]) -> Port<'a> {
+        let entry = [
+            Dimension::Fixed(2),
+            Dimension::Fixed(self.heads.cast_unsigned()),
+            WIDTH,
+        ];
+        Port {
+            name,
+            element: Element::U16,
+            shape: [of, &entry].concat(),
+        }
+    }
+
+    /// Keys and values of the texts and of the sound as our operators take them.
+    fn halves(&self, layer: usize) -> [Port<'static>; 3] {
         let port = |name: &str, rest: &[usize]| {
             let heads = Dimension::Fixed(self.heads.cast_unsigned());
             let rest = rest.iter().map(|n| Dimension::Fixed(*n as u64));
@@ -575,6 +613,7 @@ impl Model<'_> {
         };
         let tiles = cross::PADDED / cross::TILE;
         [
+            self.entries(format!("past_{layer}"), &[Dimension::Free("E")]),
             port("cross_k", &[tiles, cross::HEAD, cross::TILE]),
             port("cross_v", &[cross::PADDED, cross::HEAD]),
         ]
@@ -644,8 +683,8 @@ impl Model<'_> {
             self.heads,
             self.kind.word(),
             alignment.join(", "),
-            match self.has_operator() {
-                true => ", \"cross_halves\": true",
+            match self.has_operators() {
+                true => ", \"halves\": true",
                 false => "",
             }
         )

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Keys and values of the sounds of the windows that are decoded side by side, in the order of the windows.
+
+use std::ops::Range;
+
+use super::header::Header;
+use crate::inference::onnx::cross;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sounds {
+    /// Values of a layer's keys, or values, of one window.
+    window: usize,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    /// `[windows, heads, 64, 1500]`; halves as [`cross`] wants them.
+    keys: Sound,
+    /// `[windows, heads, 1500, 64]`; the same.
+    values: Sound,
+}
+
+/// Keys or values of all windows.
+#[derive(Debug)]
+enum Sound {
+    Floats(Vec<f32>),
+    Halves(Vec<u16>),
+}
+
+/// The same of some windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum SoundView<'a> {
+    Floats(&'a [f32]),
+    /// As [`cross`] wants them.
+    Halves(&'a [u16]),
+}
+
+/// Does the same with values of either kind.
+macro_rules! either {
+    ($sound:expr, $values:ident => $do:expr) => {
+        match $sound {
+            Sound::Floats($values) => $do,
+            Sound::Halves($values) => $do,
+        }
+    };
+}
+
+impl Sound {
+    fn new(length: usize, halves: bool) -> Self {
+        if halves {
+            Self::Halves(vec![0; length])
+        } else {
+            Self::Floats(vec![0.0; length])
+        }
+    }
+
+    fn room(&self) -> (usize, usize) {
+        either!(self, values => (values.as_ptr() as usize, size_of_val(&values[..])))
+    }
+
+    fn view(&self, range: Range<usize>) -> SoundView<'_> {
+        match self {
+            Self::Floats(values) => SoundView::Floats(&values[range]),
+            Self::Halves(values) => SoundView::Halves(&values[range]),
+        }
+    }
+
+    fn copy_within(&mut self, range: Range<usize>, to: usize) {
+        either!(self, values => values.copy_within(range, to));
+    }
+
+    /// Takes in what the encoder gave for a window; halves in another order.
+    fn take(&mut self, at: usize, from: &[f32], arrange: fn(&[f32], &mut [u16])) {
+        match self {
+            Self::Floats(values) => values[at..at + from.len()].copy_from_slice(from),
+            Self::Halves(values) => arrange(from, &mut values[at..]),
+        }
+    }
+}
+
+impl Sounds {
+    /// With room for so many windows.
+    pub fn new(header: &Header, windows: usize) -> Self {
+        let window = header.cross_kept();
+        let sound = || Sound::new(windows * window, header.halves);
+        let layer = || Layer {
+            keys: sound(),
+            values: sound(),
+        };
+        Self {
+            window,
+            layers: std::iter::repeat_with(layer).take(header.layers).collect(),
+        }
+    }
+
+    /// Where the buffers lie and how many bytes each has.
+    pub fn rooms(&self) -> impl Iterator<Item = (usize, usize)> {
+        let of_layer = |l: &Layer| [l.keys.room(), l.values.room()];
+        self.layers.iter().flat_map(of_layer)
+    }
+
+    /// Takes in a layer's keys of a window's sound: `[heads, 64, 1500]`.
+    pub fn hear_keys(&mut self, window: usize, layer: usize, keys: &[f32]) {
+        let at = window * self.window;
+        self.layers[layer].keys.take(at, keys, cross::arrange_keys);
+    }
+
+    /// The same of its values: `[heads, 1500, 64]`.
+    pub fn hear_values(&mut self, window: usize, layer: usize, values: &[f32]) {
+        let at = window * self.window;
+        let kept = &mut self.layers[layer].values;
+        kept.take(at, values, cross::arrange_values);
+    }
+
+    /// A window takes the place of another.
+    pub fn replace(&mut self, from: usize, to: usize) {
+        let from = from * self.window..(from + 1) * self.window;
+        for layer in &mut self.layers {
+            layer.keys.copy_within(from.clone(), to * self.window);
+            layer.values.copy_within(from.clone(), to * self.window);
+        }
+    }
+
+    /// Keys and values of a layer.
+    pub fn layer(&self, layer: usize, windows: &Range<usize>) -> [SoundView<'_>; 2] {
+        let range = windows.start * self.window..windows.end * self.window;
+        let layer = &self.layers[layer];
+        [layer.keys.view(range.clone()), layer.values.view(range)]
+    }
+}
