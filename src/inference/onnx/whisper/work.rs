@@ -49,7 +49,7 @@ impl Work {
             token_weights: 2.0 * weights as f64,
             token_attention: 2.0 * (header.layers * 2 * POSITIONS * width) as f64,
             step_bytes: (weights * if eight_bits { 1 } else { size_of::<f32>() }) as f64,
-            window_bytes: (header.layers * 2 * header.cross_values() * size_of::<f32>()) as f64,
+            window_bytes: header.cross_bytes() as f64,
             eight_bits,
         }
     }
