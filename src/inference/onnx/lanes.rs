@@ -36,6 +36,29 @@ impl Isa {
     }
 }
 
+/// Does something with the widest instructions that the processor has: a compiler makes vectors of what is inlined into it.
+#[inline]
+pub fn widest<R>(run: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("fma")
+            && has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512dq")
+            && has!("avx512vl")
+        {
+            // SAFETY: the processor has them.
+            return unsafe { x86::widest512(run) };
+        }
+        if has!("avx2") && has!("fma") {
+            // SAFETY: the same.
+            return unsafe { x86::widest256(run) };
+        }
+    }
+    run()
+}
+
 /// The largest half.
 const HALF_MAX: f32 = 65_504.0;
 
@@ -134,6 +157,22 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{HALF_MAX, Lanes};
+
+    /// # Safety
+    ///
+    /// The processor must have the instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    pub unsafe fn widest512<R>(run: impl FnOnce() -> R) -> R {
+        run()
+    }
+
+    /// # Safety
+    ///
+    /// The processor must have the instructions.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn widest256<R>(run: impl FnOnce() -> R) -> R {
+        run()
+    }
 
     /// # Safety
     ///

@@ -4,6 +4,7 @@
 //! Source: openai-whisper, `decoding.py`.
 
 use crate::dsp::vectors::exponential;
+use crate::inference::onnx::lanes::widest;
 use crate::inference::whisper::MAX_TOKENS;
 
 use super::vocabulary::Vocabulary;
@@ -43,8 +44,13 @@ pub(super) fn forbid(logits: &mut [f32], vocabulary: &Vocabulary, first: bool) {
 
 /// The most likely token at a temperature of 0; one drawn by chance above. `None` where the values are no numbers.
 pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> Option<Choice> {
-    let (best, max) = largest(logits)?;
-    let sum = sum_exp(logits, max, 1.0);
+    let (best, max, sum) = widest(
+        #[inline(always)]
+        || {
+            let (best, max) = largest(logits)?;
+            Some((best, max, sum_exp(logits, max, 1.0)))
+        },
+    )?;
     let token = if temperature > 0.0 {
         draw(logits, max, temperature, chance).unwrap_or(best)
     } else {
@@ -59,17 +65,20 @@ pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> O
 
 /// The `count` most likely tokens, the likeliest first. `None` where the values are no numbers.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
-    let tops: Vec<f32> = logits.chunks(BLOCK).map(top).collect();
-    let max = top(&tops);
+    let (tops, max, sum) = widest(
+        #[inline(always)]
+        || {
+            let tops: Vec<f32> = logits.chunks(BLOCK).map(top).collect();
+            let max = top(&tops);
+            let near = logits.chunks(BLOCK).zip(&tops);
+            let near = near.filter(|(_, top)| **top > max - NEGLIGIBLE);
+            let sum: f32 = near.map(|(values, _)| sum_exp_of(values, max)).sum();
+            (tops, max, sum)
+        },
+    );
     if !max.is_finite() || count == 0 {
         return None;
     }
-    let sum: f32 = logits
-        .chunks(BLOCK)
-        .zip(&tops)
-        .filter(|(_, top)| **top > max - NEGLIGIBLE)
-        .map(|(values, _)| sum_exp_of(values, max))
-        .sum();
     let all = max + sum.ln();
     if !all.is_finite() {
         return None;
@@ -121,6 +130,7 @@ pub(super) fn most_likely(logits: &[f32], range: std::ops::Range<usize>) -> Opti
 }
 
 /// Where the largest value is, the first of equals, and the value. `None` if there is none or it is no number.
+#[inline(always)]
 fn largest(logits: &[f32]) -> Option<(usize, f32)> {
     let mut max = f32::NEG_INFINITY;
     let mut block = 0;
@@ -139,6 +149,7 @@ fn largest(logits: &[f32]) -> Option<(usize, f32)> {
 
 /// The largest of some values; what is no number counts for nothing. Lanes that do not wait for each other are done
 /// together by the processor.
+#[inline(always)]
 fn top(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -157,6 +168,7 @@ fn top(values: &[f32]) -> f32 {
 }
 
 /// Sum of `exp((value - max) / temperature)`.
+#[inline(always)]
 fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
     let near = logits
         .chunks(BLOCK)
@@ -170,6 +182,7 @@ fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
 }
 
 /// Sum of `exp(value - max)` of a few values, none above `max`.
+#[inline(always)]
 fn sum_exp_of(values: &[f32], max: f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let mut chunks = values.chunks_exact(LANES);
