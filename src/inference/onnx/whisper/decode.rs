@@ -68,11 +68,18 @@ pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
     let (tops, max, sum) = widest(
         #[inline(always)]
         || {
-            let tops: Vec<f32> = logits.chunks(BLOCK).map(top).collect();
+            // Loops: what iterators call would not become part of this.
+            let mut tops = Vec::with_capacity(logits.len().div_ceil(BLOCK));
+            for values in logits.chunks(BLOCK) {
+                tops.push(top(values));
+            }
             let max = top(&tops);
-            let near = logits.chunks(BLOCK).zip(&tops);
-            let near = near.filter(|(_, top)| **top > max - NEGLIGIBLE);
-            let sum: f32 = near.map(|(values, _)| sum_exp_of(values, max)).sum();
+            let mut sum = 0.0;
+            for (values, top) in logits.chunks(BLOCK).zip(&tops) {
+                if *top > max - NEGLIGIBLE {
+                    sum += sum_exp_of(values, max);
+                }
+            }
             (tops, max, sum)
         },
     );
@@ -159,26 +166,30 @@ fn top(values: &[f32]) -> f32 {
             *lane = larger(*lane, *value);
         }
     }
-    let rest = chunks.remainder().iter();
-    lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, larger)
+    let mut most = f32::NEG_INFINITY;
+    for value in lanes.iter().chain(chunks.remainder()) {
+        most = larger(most, *value);
+    }
+    most
 }
 
 /// Sum of `exp((value - max) / temperature)`.
 #[inline(always)]
 fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
-    let near = logits
-        .chunks(BLOCK)
-        .filter(|values| top(values) > max - NEGLIGIBLE);
-    if temperature == 1.0 {
-        return near.map(|values| sum_exp_of(values, max)).sum();
+    let mut sum = 0.0;
+    for values in logits.chunks(BLOCK) {
+        if top(values) <= max - NEGLIGIBLE {
+            continue;
+        }
+        if temperature == 1.0 {
+            sum += sum_exp_of(values, max);
+            continue;
+        }
+        for value in values {
+            sum += ((value - max) / temperature).exp();
+        }
     }
-    near.flatten()
-        .map(|v| ((v - max) / temperature).exp())
-        .sum()
+    sum
 }
 
 /// Sum of `exp(value - max)` of a few values, none above `max`.
@@ -191,11 +202,14 @@ fn sum_exp_of(values: &[f32], max: f32) -> f32 {
             *lane += exponential(value - max);
         }
     }
-    let rest = chunks
-        .remainder()
-        .iter()
-        .map(|value| exponential(value - max));
-    lanes.iter().copied().chain(rest).sum()
+    let mut sum = 0.0;
+    for lane in lanes {
+        sum += lane;
+    }
+    for value in chunks.remainder() {
+        sum += exponential(value - max);
+    }
+    sum
 }
 
 fn draw(logits: &[f32], max: f32, temperature: f32, chance: &mut Chance) -> Option<usize> {
