@@ -112,27 +112,25 @@ fn decoder_ports(alignment: u64) -> Ports {
 }
 
 /// The same of a graph with our operators.
-fn decoder_ports_of_halves(alignment: u64) -> Ports {
+fn decoder_ports_of_operators(alignment: u64) -> Ports {
     let Ports { outputs, .. } = decoder_ports(alignment);
-    let halves = |name: &str, layer: usize, free: usize, rest: &[usize]| {
+    let shape = |free: usize, rest: &[usize]| -> Vec<Option<u64>> {
         let rest = rest.iter().map(|n| Some(*n as u64));
-        let shape: Vec<_> = std::iter::repeat_n(None, free).chain(rest).collect();
-        Port::u16(&format!("{name}_{layer}"), &shape)
+        std::iter::repeat_n(None, free).chain(rest).collect()
     };
-    let tiles = cross::PADDED / cross::TILE;
+    let sound = shape(1, &[HEADS, cross::PADDED / cross::TILE, cross::BLOCK]);
     let mut ports = Ports {
         inputs: vec![whole("tokens"), whole("pos"), whole("index")],
         outputs: outputs.into_iter().take(2).collect(),
     };
     for layer in 0..MODEL.layers {
         ports.inputs.extend([
-            halves("past", layer, 1, &[2, HEADS, HEAD]),
-            halves("cross_k", layer, 1, &[HEADS, tiles, HEAD, cross::TILE]),
-            halves("cross_v", layer, 1, &[HEADS, cross::PADDED, HEAD]),
+            Port::u16(&format!("past_{layer}"), &shape(1, &[2, HEADS, HEAD])),
+            Port::u8(&format!("cross_k_{layer}"), &sound),
+            Port::u8(&format!("cross_v_{layer}"), &sound),
         ]);
-        ports
-            .outputs
-            .push(halves("new", layer, 2, &[2, HEADS, HEAD]));
+        let new = shape(2, &[2, HEADS, HEAD]);
+        ports.outputs.push(Port::u16(&format!("new_{layer}"), &new));
     }
     ports
 }
@@ -142,17 +140,15 @@ type Floats = (Vec<usize>, Vec<f32>);
 type Tensors = BTreeMap<String, Floats>;
 
 /// The sound's keys or values as our operator takes them.
-fn sound_halves(name: &str, values: &[f32]) -> (Vec<usize>, Vec<u16>) {
+fn sound_bytes(name: &str, values: &[f32]) -> (Vec<usize>, Vec<u8>) {
     let windows = values.len() / (HEADS * HEAD * cross::POSITIONS);
-    let mut halves = vec![0; windows * HEADS * HEAD * cross::PADDED];
     let tiles = cross::PADDED / cross::TILE;
-    if name.starts_with("cross_k") {
-        cross::arrange_keys(values, &mut halves);
-        (vec![windows, HEADS, tiles, HEAD, cross::TILE], halves)
-    } else {
-        cross::arrange_values(values, &mut halves);
-        (vec![windows, HEADS, cross::PADDED, HEAD], halves)
+    let mut bytes = vec![0; windows * HEADS * tiles * cross::BLOCK];
+    match name.starts_with("cross_k") {
+        true => cross::arrange_keys(values, &mut bytes),
+        false => cross::arrange_values(values, &mut bytes),
     }
+    (vec![windows, HEADS, tiles, cross::BLOCK], bytes)
 }
 
 /// What our operator wants of the texts instead of the mask and `[rows, H, 64, P]`, `[rows, H, P, 64]`: a list of entries for
@@ -219,14 +215,14 @@ fn run(
     whole: &[(&str, Vec<i64>)],
     cache: Option<&Cache>,
 ) -> Tensors {
-    let takes_halves = |name: &str| {
+    let takes_bytes = |name: &str| {
         let input = session.inputs().iter().find(|input| input.name() == name);
-        input.unwrap().dtype().tensor_type() == Some(TensorElementType::Uint16)
+        input.unwrap().dtype().tensor_type() == Some(TensorElementType::Uint8)
     };
     let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
     for (name, (shape, values)) in tokens {
-        if takes_halves(name) {
-            let tensor = Tensor::from_array(sound_halves(name, values)).unwrap();
+        if takes_bytes(name) {
+            let tensor = Tensor::from_array(sound_bytes(name, values)).unwrap();
             inputs.push(((*name).into(), tensor.into()));
             continue;
         }
@@ -463,7 +459,7 @@ fn our_operator_reads_each_windows_sound_for_all_its_beams() {
         shape[0] = 2;
         values.extend(&second[name].1);
     }
-    let mut decoder = checked::session(&decoder, &decoder_ports_of_halves(3)).unwrap();
+    let mut decoder = checked::session(&decoder, &decoder_ports_of_operators(3)).unwrap();
     let mut exact = checked::session(&exact_decoder, &decoder_ports(3)).unwrap();
     // Two windows of four beams of two tokens: more rows than are read for at once.
     let tokens: Vec<i64> = (0..8).flat_map(|row| [50_258, 300 + 7 * row]).collect();
@@ -501,7 +497,7 @@ fn far_from_exact(kind: &str) -> (Vec<(String, f32)>, [u64; 2]) {
         decode(&mut session, &exact, &cache, &[11, 4_711])
     };
     let ports = match kind {
-        "int8" => decoder_ports_of_halves(2),
+        "int8" => decoder_ports_of_operators(2),
         _ => decoder_ports(2),
     };
     let wanted = run(&exact_decoder, decoder_ports(2));
@@ -563,7 +559,7 @@ fn the_graphs_say_what_they_are_and_which_tokens_there_are() {
     let config = r#"{"alignment_heads": [[1, 1], [0, 1], [1, 0]], "more": {}}"#;
     let [encoder, decoder] = graphs(&folder, "int8", Some(config));
     let encoder = checked::session(&encoder, &encoder_ports()).unwrap();
-    let decoder = checked::session(&decoder, &decoder_ports_of_halves(3)).unwrap();
+    let decoder = checked::session(&decoder, &decoder_ports_of_operators(3)).unwrap();
 
     let note = |session: &Session, key: &str| session.metadata().unwrap().custom(key);
 
@@ -571,7 +567,7 @@ fn the_graphs_say_what_they_are_and_which_tokens_there_are() {
     assert_eq!(note(&encoder, "whisper").as_deref(), Some(sizes.as_str()));
     let wanted = serde_json::json!({
         "width": 128, "mels": 128, "heads": 2, "enc": 2, "dec": 2, "vocab": 51_866, "type": "int8",
-        "alignment_heads": [[0, 1], [1, 0], [1, 1]], "halves": true,
+        "alignment_heads": [[0, 1], [1, 0], [1, 1]], "operators": 1,
     });
     let sizes: serde_json::Value = serde_json::from_str(&sizes).unwrap();
     assert_eq!(sizes, wanted);

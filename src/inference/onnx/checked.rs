@@ -36,6 +36,8 @@ pub enum Element {
     I64,
     /// 16 bits, whatever they mean.
     U16,
+    /// Bytes.
+    U8,
 }
 
 /// An input or an output that a graph must have.
@@ -72,6 +74,14 @@ impl Port {
     pub fn u16(name: &str, shape: &[Option<u64>]) -> Self {
         Self {
             element: Element::U16,
+            ..Self::f32(name, shape)
+        }
+    }
+
+    /// One of bytes, the same.
+    pub fn u8(name: &str, shape: &[Option<u64>]) -> Self {
+        Self {
+            element: Element::U8,
             ..Self::f32(name, shape)
         }
     }
@@ -296,6 +306,7 @@ fn fits(found: &ValueType, wanted: &Port) -> bool {
         Element::F32 => TensorElementType::Float32,
         Element::I64 => TensorElementType::Int64,
         Element::U16 => TensorElementType::Uint16,
+        Element::U8 => TensorElementType::Uint8,
     };
     // A length that is open in the graph is -1; whether it then is what the contract says, shows when it runs.
     let length = |(&found, wanted): (&i64, &Option<u64>)| {

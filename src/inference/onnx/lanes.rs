@@ -86,11 +86,14 @@ pub trait Lanes {
     type V: Copy;
     unsafe fn all(value: f32) -> Self::V;
     unsafe fn halves(from: *const u16) -> Self::V;
+    /// Signed bytes.
+    unsafe fn bytes(from: *const u8) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(value: Self::V, to: *mut f32);
     /// What lies there will be wanted soon. It need not be there.
     #[inline(always)]
-    fn prefetch(_from: *const u16) {}
+    fn prefetch(_from: *const u8) {}
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// All of them together.
@@ -114,6 +117,18 @@ impl Lanes for Plain {
         // SAFETY: as the caller promises.
         let halves = unsafe { from.cast::<[u16; 8]>().read() };
         halves.map(half)
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self::V {
+        // SAFETY: as the caller promises.
+        let bytes = unsafe { from.cast::<[i8; 8]>().read() };
+        bytes.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|n| a[n] * b[n])
     }
 
     #[inline(always)]
@@ -195,7 +210,7 @@ mod x86 {
     }
 
     #[inline(always)]
-    fn prefetch(from: *const u16) {
+    fn prefetch(from: *const u8) {
         // SAFETY: all these processors have it, and it reads nothing: any address will do.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
@@ -208,7 +223,7 @@ mod x86 {
         type V = __m512;
 
         #[inline(always)]
-        fn prefetch(from: *const u16) {
+        fn prefetch(from: *const u8) {
             prefetch(from);
         }
 
@@ -222,6 +237,18 @@ mod x86 {
         unsafe fn halves(from: *const u16) -> Self::V {
             // SAFETY: 16 halves are there, as the caller promises.
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn bytes(from: *const u8) -> Self::V {
+            // SAFETY: 16 bytes are there, as the caller promises.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the processor has it, as the caller promises.
+            unsafe { _mm512_mul_ps(a, b) }
         }
 
         #[inline(always)]
@@ -257,7 +284,7 @@ mod x86 {
         type V = __m256;
 
         #[inline(always)]
-        fn prefetch(from: *const u16) {
+        fn prefetch(from: *const u8) {
             prefetch(from);
         }
 
@@ -271,6 +298,18 @@ mod x86 {
         unsafe fn halves(from: *const u16) -> Self::V {
             // SAFETY: 8 halves are there, as the caller promises.
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn bytes(from: *const u8) -> Self::V {
+            // SAFETY: 8 bytes are there, as the caller promises.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the processor has it, as the caller promises.
+            unsafe { _mm256_mul_ps(a, b) }
         }
 
         #[inline(always)]
@@ -304,5 +343,26 @@ mod x86 {
                 _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_the_nearest_whatever_makes_them_and_the_largest_for_what_is_larger() {
+        let mut from: Vec<f32> = (0..1001)
+            .map(|n| (n as f32 * 0.7).sin() * 10.0_f32.powi(n % 12 - 8))
+            .collect();
+        from.extend([1e9, -1e9, 0.0]);
+        let mut found = vec![7; from.len()];
+
+        narrow(&from, &mut found);
+
+        let (last, first) = (&found[1001..], &found[..1001]);
+        assert_eq!(last, [0x7bff, 0xfbff, 0]);
+        let exact: Vec<u16> = from[..1001].iter().map(|v| halves::from_f32(*v)).collect();
+        assert_eq!(first, exact);
     }
 }

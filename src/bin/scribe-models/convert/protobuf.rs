@@ -87,6 +87,8 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
 pub enum Element {
     /// 32-bit floats.
     F32 = 1,
+    /// Bytes.
+    U8 = 2,
     /// 8-bit whole numbers.
     I8 = 3,
     /// 16 bits.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Attention of a few rows to one head's sound, by what the processor has.
 //!
-//! Keys and values are halves: reading them takes as long as everything else. So each is read once for all rows, which are
+//! Keys and values have 8 bits: reading them takes as long as everything else. So each is read once for all rows, which are
 //! six at most: the sums of more would not stay in registers.
 #![allow(unsafe_code)]
 
-use super::{HEAD, PADDED, POSITIONS, TILE};
+use super::{BLOCK, HEAD, PADDED, POSITIONS, SCALES, TILE};
 use crate::dsp::vectors::exponential;
 #[cfg(target_arch = "x86_64")]
 use crate::inference::onnx::lanes::{Avx2, Avx512};
@@ -17,17 +17,19 @@ pub(super) const ROWS: usize = 6;
 /// Scores of a row, then its shares, not yet divided by their sum.
 pub(super) type Shares = [f32; PADDED];
 
-/// Halves of a line of the processor's caches.
-const LINE: usize = 32;
+/// Bytes of a line of the processor's caches.
+const LINE: usize = 64;
+/// What will be wanted soon lies so much further.
+const AHEAD: usize = 2 * BLOCK;
 
 /// What up to six rows want of a head, and where it goes.
 pub(super) struct Head<'a> {
     /// A head's part of each row's query.
     pub queries: &'a [&'a [f32; HEAD]],
-    /// `[tiles, 64, 32]`
-    pub keys: &'a [u16],
-    /// `[padded positions, 64]`
-    pub values: &'a [u16],
+    /// Blocks of 32 positions: the scale of each, and `[64, 32]`.
+    pub keys: &'a [u8],
+    /// The same, with `[32, 64]`.
+    pub values: &'a [u8],
 }
 
 /// Writes each row's shares and their sum's inverse, and what the values come to. `isa` must be one of [`Isa::known`].
@@ -38,8 +40,8 @@ pub(super) fn attend(
     inverse: &mut [f32; ROWS],
     context: &mut [[f32; HEAD]; ROWS],
 ) {
-    assert_eq!(head.keys.len(), PADDED * HEAD);
-    assert_eq!(head.values.len(), PADDED * HEAD);
+    assert_eq!(head.keys.len(), PADDED / TILE * BLOCK);
+    assert_eq!(head.values.len(), PADDED / TILE * BLOCK);
     macro_rules! by_rows {
         ($run:ident) => {
             match head.queries.len() {
@@ -121,20 +123,23 @@ unsafe fn rows<L: Lanes, const Q: usize, const C: usize>(head: &Head<'_>, result
 #[inline(always)]
 unsafe fn scores<L: Lanes, const Q: usize>(
     queries: &[&[f32; HEAD]; Q],
-    keys: &[u16],
+    keys: &[u8],
     scores: &mut [Shares; ROWS],
 ) {
     for tile in 0..PADDED / TILE {
         for part in (0..TILE).step_by(2 * L::N) {
-            // SAFETY: a tile has 64 rows of 32 halves, of which two vectors of a part are read, and each row of scores
-            // as many floats as there are halves in a row of all tiles.
+            // SAFETY: a block has 32 scales and 64 rows of 32 bytes, of which two vectors of a part are read, and each row
+            // of scores as many floats as all blocks have positions.
             unsafe {
-                let keys = keys.as_ptr().add(tile * TILE * HEAD + part);
+                let block = keys.as_ptr().add(tile * BLOCK);
+                let keys = block.add(SCALES + part);
                 let mut sums = [[L::all(0.0); 2]; Q];
                 for d in 0..HEAD {
                     let keys = keys.add(d * TILE);
-                    L::prefetch(keys.wrapping_add(TILE * HEAD));
-                    let keys = [L::halves(keys), L::halves(keys.add(L::N))];
+                    if d * TILE % LINE == 0 {
+                        L::prefetch(keys.wrapping_add(AHEAD));
+                    }
+                    let keys = [L::bytes(keys), L::bytes(keys.add(L::N))];
                     for (sums, query) in sums.iter_mut().zip(queries) {
                         let query = L::all(query[d]);
                         for (sum, keys) in sums.iter_mut().zip(keys) {
@@ -142,10 +147,12 @@ unsafe fn scores<L: Lanes, const Q: usize>(
                         }
                     }
                 }
+                let scales = block.cast::<f32>().add(part);
+                let scales = [L::load(scales), L::load(scales.add(L::N))];
                 for (sums, scores) in sums.iter().zip(scores.iter_mut()) {
                     let scores = scores.as_mut_ptr().add(tile * TILE + part);
-                    L::store(sums[0], scores);
-                    L::store(sums[1], scores.add(L::N));
+                    L::store(L::mul(sums[0], scales[0]), scores);
+                    L::store(L::mul(sums[1], scales[1]), scores.add(L::N));
                 }
             }
         }
@@ -158,33 +165,47 @@ unsafe fn scores<L: Lanes, const Q: usize>(
 #[inline(always)]
 unsafe fn sums<L: Lanes, const Q: usize, const C: usize>(
     shares: &[Shares; ROWS],
-    values: &[u16],
+    values: &[u8],
     context: &mut [[f32; HEAD]; ROWS],
 ) {
     for row in context.iter_mut().take(Q) {
         row.fill(0.0);
     }
-    for block in (0..PADDED).step_by(TILE) {
+    for tile in 0..PADDED / TILE {
+        // SAFETY: a block has 32 scales, and each row of shares as many floats as all blocks have positions.
+        let scaled = unsafe {
+            let scales = values.as_ptr().add(tile * BLOCK).cast::<f32>();
+            let mut scaled = [[0.0_f32; TILE]; Q];
+            for (scaled, shares) in scaled.iter_mut().zip(shares) {
+                for part in (0..TILE).step_by(L::N) {
+                    let share = L::load(shares.as_ptr().add(tile * TILE + part));
+                    let scale = L::load(scales.add(part));
+                    L::store(L::mul(share, scale), scaled.as_mut_ptr().add(part));
+                }
+            }
+            scaled
+        };
         for part in (0..HEAD).step_by(C * L::N) {
-            // SAFETY: each position has 64 halves, and each row's context as many floats, of which the vectors of a part
-            // are read and written.
+            // SAFETY: behind its scales a block has 32 rows of 64 bytes, and each row's context as many floats, of which the
+            // vectors of a part are read and written.
             unsafe {
+                let values = values.as_ptr().add(tile * BLOCK + SCALES + part);
                 let mut sums = [[L::all(0.0); C]; Q];
                 for (sums, row) in sums.iter_mut().zip(context.iter()) {
                     for (c, sum) in sums.iter_mut().enumerate() {
                         *sum = L::load(row.as_ptr().add(part + c * L::N));
                     }
                 }
-                for position in block..block + TILE {
-                    let from = values.as_ptr().add(position * HEAD + part);
-                    for line in 0..C * L::N / LINE {
-                        L::prefetch(from.wrapping_add(TILE * HEAD + line * LINE));
+                for position in 0..TILE {
+                    let from = values.add(position * HEAD);
+                    if part == 0 {
+                        L::prefetch(from.wrapping_add(AHEAD));
                     }
                     let mut values = [L::all(0.0); C];
                     for (c, value) in values.iter_mut().enumerate() {
-                        *value = L::halves(from.add(c * L::N));
+                        *value = L::bytes(from.add(c * L::N));
                     }
-                    for (sums, shares) in sums.iter_mut().zip(shares) {
+                    for (sums, shares) in sums.iter_mut().zip(&scaled) {
                         let share = L::all(shares[position]);
                         for (sum, value) in sums.iter_mut().zip(values) {
                             *sum = L::mul_add(share, value, *sum);

@@ -2,12 +2,14 @@
 //! The decoder's attention to the sound, an operator of ours (`scribe.CrossAttention`).
 //!
 //! ONNX Runtime's own products read keys and values as 32 bits, which took two thirds of a step, and copy them once more
-//! where a window has several rows. This one reads halves, each once for all rows of its window.
+//! where a window has several rows. This one reads 8 bits, each once for all rows of its window. They have a scale for each
+//! position of a head.
 //!
 //! ```text
 //! in   queries  f32 [R, n, H * 64]       scaled
-//!      keys     u16 [W, H, 47, 64, 32]   halves, 32 positions side by side; what is behind position 1500 is nothing
-//!      values   u16 [W, H, 1504, 64]     halves
+//!      keys     u8  [W, H, 47, 2176]     blocks of 32 positions: their scales as f32, and i8 [64, 32]; what is behind
+//!                                        position 1500 is nothing
+//!      values   u8  [W, H, 47, 2176]     the same, with i8 [32, 64]
 //! out  context  f32 [R, n, H * 64]
 //!      shares   f32 [W, A, R / W * n, 1500], of the heads that the attribute `heads` names; left out without it
 //! ```
@@ -19,7 +21,7 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::lanes::{Isa, narrow};
+use super::lanes::{Isa, widest};
 use crate::dsp::mel::WINDOW_FRAMES;
 use kernel::{ROWS, Shares};
 
@@ -34,28 +36,107 @@ pub const TILE: usize = 32;
 /// Positions with those that fill up the last tile.
 pub const PADDED: usize = POSITIONS.next_multiple_of(TILE);
 
-/// Keys as the encoder gives them, `[heads, 64, 1500]`, as this wants them. What a half cannot hold becomes the largest.
-pub fn arrange_keys(from: &[f32], to: &mut [u16]) {
-    let heads = from.chunks_exact(HEAD * POSITIONS);
-    for (from, to) in heads.zip(to.chunks_exact_mut(HEAD * PADDED)) {
-        for (d, from) in from.chunks_exact(POSITIONS).enumerate() {
-            for (from, to) in from.chunks(TILE).zip(to.chunks_exact_mut(HEAD * TILE)) {
-                let (row, rest) = to[d * TILE..(d + 1) * TILE].split_at_mut(from.len());
-                narrow(from, row);
-                rest.fill(0);
+/// Bytes of a block's scales.
+const SCALES: usize = TILE * size_of::<f32>();
+/// Bytes of a block of positions.
+pub const BLOCK: usize = SCALES + TILE * HEAD;
+/// The largest byte.
+const MOST: f32 = 127.0;
+
+/// Keys as the encoder gives them, `[heads, 64, 1500]`, as this wants them.
+pub fn arrange_keys(from: &[f32], to: &mut [u8]) {
+    widest(
+        #[inline(always)]
+        || {
+            let heads = from.chunks_exact(HEAD * POSITIONS);
+            for (from, to) in heads.zip(to.chunks_exact_mut(PADDED / TILE * BLOCK)) {
+                for (tile, to) in to.chunks_exact_mut(BLOCK).enumerate() {
+                    keys_block(from, tile * TILE, to);
+                }
             }
+        },
+    );
+}
+
+/// The same for values, `[heads, 1500, 64]`.
+pub fn arrange_values(from: &[f32], to: &mut [u8]) {
+    widest(
+        #[inline(always)]
+        || {
+            let heads = from.chunks_exact(HEAD * POSITIONS);
+            for (from, to) in heads.zip(to.chunks_exact_mut(PADDED / TILE * BLOCK)) {
+                for (tile, to) in to.chunks_exact_mut(BLOCK).enumerate() {
+                    values_block(&from[tile * TILE * HEAD..], to);
+                }
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn keys_block(from: &[f32], first: usize, to: &mut [u8]) {
+    let count = TILE.min(POSITIONS - first);
+    let mut rows = [[0.0_f32; TILE]; HEAD];
+    let mut most = [0.0_f32; TILE];
+    for (d, row) in rows.iter_mut().enumerate() {
+        let at = d * POSITIONS + first;
+        row[..count].copy_from_slice(&from[at..at + count]);
+        for (most, value) in most.iter_mut().zip(row) {
+            *most = most.max(value.abs());
+        }
+    }
+    let (scales, bytes) = to.split_at_mut(SCALES);
+    let inverse = write_scales(&most, scales);
+    for (row, to) in rows.iter().zip(bytes.chunks_exact_mut(TILE)) {
+        for (to, (value, inverse)) in to.iter_mut().zip(row.iter().zip(&inverse)) {
+            *to = byte(value * inverse);
         }
     }
 }
 
-/// The same for values, `[heads, 1500, 64]`.
-pub fn arrange_values(from: &[f32], to: &mut [u16]) {
-    let heads = from.chunks_exact(HEAD * POSITIONS);
-    for (from, to) in heads.zip(to.chunks_exact_mut(HEAD * PADDED)) {
-        let (values, rest) = to.split_at_mut(from.len());
-        narrow(from, values);
-        rest.fill(0);
+#[inline(always)]
+fn values_block(from: &[f32], to: &mut [u8]) {
+    let (scales, bytes) = to.split_at_mut(SCALES);
+    let mut most = [0.0_f32; TILE];
+    for (most, row) in most.iter_mut().zip(from.chunks_exact(HEAD)) {
+        for value in row {
+            *most = most.max(value.abs());
+        }
     }
+    let inverse = write_scales(&most, scales);
+    bytes.fill(0);
+    let rows = from.chunks_exact(HEAD).zip(bytes.chunks_exact_mut(HEAD));
+    for ((row, to), inverse) in rows.zip(&inverse) {
+        for (to, value) in to.iter_mut().zip(row) {
+            *to = byte(value * inverse);
+        }
+    }
+}
+
+/// Writes the scales of positions with these largest values, and tells what values are multiplied with.
+#[inline(always)]
+fn write_scales(most: &[f32; TILE], to: &mut [u8]) -> [f32; TILE] {
+    let (to, _) = to.as_chunks_mut::<4>();
+    let mut inverse = [0.0; TILE];
+    for ((inverse, most), to) in inverse.iter_mut().zip(most).zip(to) {
+        let scale = most / MOST;
+        *to = scale.to_ne_bytes();
+        // So little that its inverse is none is nothing.
+        *inverse = if scale > f32::MIN_POSITIVE {
+            scale.recip()
+        } else {
+            0.0
+        };
+    }
+    inverse
+}
+
+/// The nearest whole number, -127 to 127, as a signed byte.
+#[inline(always)]
+fn byte(value: f32) -> u8 {
+    /// Added, it rounds to a whole number, which then is in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    (value + ROUND).to_bits() as u8
 }
 
 pub(super) struct CrossAttention;
@@ -70,8 +151,8 @@ impl Operator for CrossAttention {
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         [
             OperatorInput::required(TensorElementType::Float32),
-            OperatorInput::required(TensorElementType::Uint16),
-            OperatorInput::required(TensorElementType::Uint16),
+            OperatorInput::required(TensorElementType::Uint8),
+            OperatorInput::required(TensorElementType::Uint8),
         ]
     }
 
@@ -115,7 +196,7 @@ impl Attention {
         &mut self,
         heads: usize,
         queries: &[f32],
-        [keys, values]: [&[u16]; 2],
+        [keys, values]: [&[u8]; 2],
         context: &mut [f32],
         shares: &mut [f32],
     ) {
@@ -123,7 +204,8 @@ impl Attention {
         let rows = queries.len() / width;
         let (mut inverse, mut sums) = ([0.0; ROWS], [[0.0; HEAD]; ROWS]);
         for head in 0..heads {
-            let own = head * HEAD * PADDED..(head + 1) * HEAD * PADDED;
+            let size = PADDED / TILE * BLOCK;
+            let own = head * size..(head + 1) * size;
             let (keys, values) = (&keys[own.clone()], &values[own]);
             for first in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - first);
@@ -167,8 +249,8 @@ impl Kernel for Attention {
         };
         let (queries, keys, values) = (input(0)?, input(1)?, input(2)?);
         let (shape, queries) = queries.try_extract_tensor::<f32>()?;
-        let (keys_shape, keys) = keys.try_extract_tensor::<u16>()?;
-        let (values_shape, values) = values.try_extract_tensor::<u16>()?;
+        let (keys_shape, keys) = keys.try_extract_tensor::<u8>()?;
+        let (values_shape, values) = values.try_extract_tensor::<u8>()?;
         let Some(sizes) = Sizes::of(shape, keys_shape, values_shape) else {
             return Err(wrong(&format!(
                 "shapes {shape:?}, {keys_shape:?} and {values_shape:?}"
@@ -192,7 +274,7 @@ impl Kernel for Attention {
             None => &mut [],
         };
         let row = sizes.rows * sizes.heads * HEAD;
-        let sound = sizes.heads * HEAD * PADDED;
+        let sound = sizes.heads * PADDED / TILE * BLOCK;
         let windows = queries.chunks_exact(row).zip(out.chunks_exact_mut(row));
         let sounds = keys.chunks_exact(sound).zip(values.chunks_exact(sound));
         for ((queries, out), (keys, values)) in windows.zip(sounds) {
@@ -219,10 +301,10 @@ impl Sizes {
             shape.iter().map(|n| usize::try_from(*n).ok()).collect()
         };
         let [rows, tokens, width] = lengths(queries)?.try_into().ok()?;
-        let keys: [usize; 5] = lengths(keys)?.try_into().ok()?;
+        let keys: [usize; 4] = lengths(keys)?.try_into().ok()?;
         let [windows, heads, ..] = keys;
-        let fits = keys[2..] == [PADDED / TILE, HEAD, TILE]
-            && lengths(values)? == [windows, heads, PADDED, HEAD]
+        let fits = keys[2..] == [PADDED / TILE, BLOCK]
+            && lengths(values)? == keys
             && heads.checked_mul(HEAD) == Some(width)
             && width > 0
             && tokens > 0
@@ -244,7 +326,6 @@ fn wrong(what: &str) -> ort::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inference::halves;
 
     /// Values within -1 to 1, the same each time.
     fn numbers(seed: u32) -> impl Iterator<Item = f32> {
@@ -261,9 +342,43 @@ mod tests {
         numbers(seed).map(|v| v * scale).take(count).collect()
     }
 
-    fn as_halves(values: &[f32]) -> Vec<f32> {
-        let rounded = values.iter().map(|v| halves::to_f32(halves::from_f32(*v)));
-        rounded.collect()
+    const SIZE: usize = PADDED / TILE * BLOCK;
+
+    /// What is kept of one head: its scales and bytes.
+    fn kept(head: &[u8]) -> Vec<(Vec<f32>, Vec<f32>)> {
+        let block = |block: &[u8]| {
+            let (scales, bytes) = block.split_at(SCALES);
+            let (scales, _) = scales.as_chunks::<4>();
+            let scales = scales.iter().map(|s| f32::from_ne_bytes(*s)).collect();
+            (scales, bytes.iter().map(|b| f32::from(*b as i8)).collect())
+        };
+        head.chunks_exact(BLOCK).map(block).collect()
+    }
+
+    /// Keys as they are kept, `[heads, 64, 1500]`.
+    fn kept_keys(sound: &[u8]) -> Vec<f32> {
+        let heads = sound.chunks_exact(SIZE).map(kept);
+        let of_head = |blocks: Vec<(Vec<f32>, Vec<f32>)>| {
+            (0..HEAD * POSITIONS).map(move |n| {
+                let (d, p) = (n / POSITIONS, n % POSITIONS);
+                let (scales, bytes) = &blocks[p / TILE];
+                scales[p % TILE] * bytes[d * TILE + p % TILE]
+            })
+        };
+        heads.flat_map(of_head).collect()
+    }
+
+    /// Values as they are kept, `[heads, 1500, 64]`.
+    fn kept_values(sound: &[u8]) -> Vec<f32> {
+        let heads = sound.chunks_exact(SIZE).map(kept);
+        let of_head = |blocks: Vec<(Vec<f32>, Vec<f32>)>| {
+            (0..HEAD * POSITIONS).map(move |n| {
+                let (p, d) = (n / HEAD, n % HEAD);
+                let (scales, bytes) = &blocks[p / TILE];
+                scales[p % TILE] * bytes[p % TILE * HEAD + d]
+            })
+        };
+        heads.flat_map(of_head).collect()
     }
 
     /// Context and shares of one row of one head, in 64 bits; `keys` `[64, 1500]`, `values` `[1500, 64]`.
@@ -296,11 +411,11 @@ mod tests {
             floats(1, width * POSITIONS, 4.0),
             floats(2, width * POSITIONS, 2.0),
         );
-        let mut sound = [vec![7; width * PADDED], vec![7; width * PADDED]];
+        let mut sound = [vec![7; HEADS * SIZE], vec![7; HEADS * SIZE]];
         arrange_keys(&keys, &mut sound[0]);
         arrange_values(&values, &mut sound[1]);
-        // What they lose as halves all lose: the rest comes much nearer.
-        let (keys, values) = (as_halves(&keys), as_halves(&values));
+        // What they lose as bytes all lose: the rest comes much nearer.
+        let (keys, values) = (kept_keys(&sound[0]), kept_values(&sound[1]));
         for isa in Isa::known() {
             for (beams, tokens) in [(1, 1), (5, 1), (1, 3), (5, 3), (1, 220)] {
                 let rows: usize = beams * tokens;
@@ -343,39 +458,40 @@ mod tests {
     }
 
     #[test]
-    fn what_a_half_cannot_hold_becomes_the_largest() {
-        let mut from = vec![0.0; HEAD * POSITIONS];
-        from[POSITIONS - 1] = -1e9;
-        let (mut keys, mut values) = (vec![7; HEAD * PADDED], vec![7; HEAD * PADDED]);
+    fn bytes_come_within_half_a_step_of_each_positions_own_scale() {
+        // Positions of very different loudness, silence among them, and what is nearly none.
+        let loudness = |p: usize| [1.0, 300.0, 1e-3, 0.0, 1e-42, 1e30][p % 6];
+        let raw = floats(5, 2 * HEAD * POSITIONS, 1.0);
+        let of_keys = |n: usize| raw[n] * loudness(n % POSITIONS);
+        let of_values = |n: usize| raw[n] * loudness(n / HEAD % POSITIONS);
+        let keys: Vec<f32> = (0..raw.len()).map(of_keys).collect();
+        let values: Vec<f32> = (0..raw.len()).map(of_values).collect();
+        let mut kept = [vec![7; 2 * SIZE], vec![7; 2 * SIZE]];
 
-        arrange_keys(&from, &mut keys);
-        arrange_values(&from, &mut values);
+        arrange_keys(&keys, &mut kept[0]);
+        arrange_values(&values, &mut kept[1]);
 
-        let at = |halves: &[u16]| halves.iter().position(|h| *h != 0).unwrap();
-        assert_eq!(at(&keys), 46 * HEAD * TILE + 27);
-        assert_eq!(keys[at(&keys)], 0xfbff);
-        assert_eq!(at(&values), POSITIONS - 1);
-        assert_eq!(keys.iter().filter(|h| **h != 0).count(), 1);
-    }
-
-    #[test]
-    fn halves_are_the_nearest_whatever_makes_them() {
-        let from: Vec<f32> = floats(5, 1001, 1.0)
-            .into_iter()
-            .enumerate()
-            .map(|(n, v)| v * 10.0_f32.powi(n as i32 % 12 - 8))
-            .collect();
-        let mut found = vec![7; from.len()];
-
-        narrow(&from, &mut found);
-
-        let exact: Vec<u16> = from.iter().map(|v| halves::from_f32(*v)).collect();
-        assert_eq!(found, exact);
+        let found = [kept_keys(&kept[0]), kept_values(&kept[1])];
+        let position = [|n: usize| n % POSITIONS, |n: usize| n / HEAD % POSITIONS];
+        for ((found, wanted), position) in found.iter().zip([&keys, &values]).zip(position) {
+            for (n, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+                let step = loudness(position(n)) / 127.0;
+                assert!(
+                    (found - wanted).abs() <= 0.501 * step + 1e-38,
+                    "{found} for {wanted}"
+                );
+            }
+        }
+        // What fills up the last block is nothing.
+        for kept in &kept {
+            let (scales, _) = &self::kept(&kept[..SIZE])[PADDED / TILE - 1];
+            assert!(scales[POSITIONS % TILE..].iter().all(|s| *s == 0.0));
+        }
     }
 
     #[test]
     fn shapes_that_do_not_belong_together_are_none() {
-        let (keys, values) = ([2, 6, 47, 64, 32], [2, 6, 1504, 64]);
+        let (keys, values) = ([2, 6, 47, 2176], [2, 6, 47, 2176]);
         let of = |queries: &[i64]| Sizes::of(queries, &keys, &values);
 
         assert_eq!(of(&[10, 3, 384]).unwrap().rows, 15);
@@ -389,9 +505,9 @@ mod tests {
             assert!(of(&odd).is_none(), "{odd:?}");
         }
         assert!(of(&[2, 384]).is_none());
-        assert!(Sizes::of(&[2, 1, 384], &[2, 6, 64, 47, 32], &values).is_none());
-        assert!(Sizes::of(&[2, 1, 384], &keys, &[2, 6, 1500, 64]).is_none());
-        assert!(Sizes::of(&[2, 1, 384], &keys, &[1, 6, 1504, 64]).is_none());
+        assert!(Sizes::of(&[2, 1, 384], &[2, 6, 47, 64, 34], &values).is_none());
+        assert!(Sizes::of(&[2, 1, 384], &keys, &[2, 6, 46, 2176]).is_none());
+        assert!(Sizes::of(&[2, 1, 384], &keys, &[1, 6, 47, 2176]).is_none());
     }
 
     #[test]
@@ -399,11 +515,8 @@ mod tests {
     fn time() {
         for isa in Isa::known() {
             for (windows, rows) in [(8, 1), (4, 5), (4, 6), (1, 220)] {
-                let size = 6 * HEAD * PADDED;
-                let halves: Vec<u16> = numbers(3)
-                    .map(halves::from_f32)
-                    .take(size * windows * 4 * 2)
-                    .collect();
+                let size = 6 * SIZE;
+                let bytes = vec![1; size * windows * 4 * 2];
                 let queries = floats(1, rows * 6 * HEAD, 1.0);
                 let mut attention = Attention::new(vec![0, 1]);
                 attention.isa = isa;
@@ -412,7 +525,7 @@ mod tests {
                 let mut best = std::time::Duration::MAX;
                 for _ in 0..20 {
                     let start = std::time::Instant::now();
-                    for sound in halves.chunks_exact(2 * size) {
+                    for sound in bytes.chunks_exact(2 * size) {
                         let (keys, values) = sound.split_at(size);
                         attention.window(6, &queries, [keys, values], &mut context, &mut shares);
                     }
@@ -422,7 +535,7 @@ mod tests {
             }
         }
         let from = floats(1, 6 * HEAD * POSITIONS, 1.0);
-        let mut to = vec![0; 6 * HEAD * PADDED];
+        let mut to = vec![0; 6 * SIZE];
         let start = std::time::Instant::now();
         arrange_keys(&from, &mut to);
         println!("keys: {:?}", start.elapsed());

@@ -92,7 +92,7 @@ impl Cache {
             rows: 1,
             windows: Vec::with_capacity(windows),
             sounds: Sounds::new(header, windows),
-            past: if header.halves {
+            past: if header.has_operators() {
                 Past::Entries(Entries::new(header))
             } else {
                 Past::Columns(Columns::new(header))
@@ -332,12 +332,13 @@ mod tests {
     use super::super::header::{HEAD, TEXT};
     use super::*;
     use crate::inference::halves;
-    use crate::inference::onnx::past;
+    use crate::inference::onnx::{cross, past};
 
-    fn cache(halves: bool) -> Cache {
+    fn cache(ours: bool) -> Cache {
+        let operators = u32::from(ours);
         let text = format!(
             r#"{{"width": 128, "mels": 80, "heads": 2, "enc": 1, "dec": 1, "vocab": 51864, "type": "f32",
-                "halves": {halves}}}"#
+                "operators": {operators}}}"#
         );
         Cache::new(&Header::parse(&text).unwrap())
     }
@@ -355,9 +356,10 @@ mod tests {
                 assert_eq!(values.len(), 128 * 1500);
                 values[0]
             }
-            SoundView::Halves(values) => {
-                assert_eq!(values.len(), 128 * 1504);
-                halves::to_f32(values[0])
+            SoundView::Bytes(values) => {
+                assert_eq!(values.len(), 2 * 47 * cross::BLOCK);
+                let (scales, bytes) = values.split_at(4 * cross::TILE);
+                f32::from_ne_bytes(*scales.first_chunk().unwrap()) * f32::from(bytes[0] as i8)
             }
         };
         let windows = (0..cache.windows.len())
@@ -433,8 +435,8 @@ mod tests {
 
     #[test]
     fn tokens_are_found_again_while_windows_come_and_go() {
-        for halves in [false, true] {
-            let mut cache = cache(halves);
+        for ours in [false, true] {
+            let mut cache = cache(ours);
             for _ in 0..3 {
                 cache.add(TEXT);
             }
@@ -468,8 +470,8 @@ mod tests {
 
     #[test]
     fn a_windows_rows_go_on_from_each_other() {
-        for halves in [false, true] {
-            let mut cache = cache(halves);
+        for ours in [false, true] {
+            let mut cache = cache(ours);
             assert_eq!(cache.begin(3), 3);
             for tag in [1.0, 2.0] {
                 cache.add(200);
@@ -539,8 +541,8 @@ mod tests {
 
     #[test]
     fn the_room_of_one_that_is_gone_is_there_for_others() {
-        for halves in [false, true] {
-            let mut cache = cache(halves);
+        for ours in [false, true] {
+            let mut cache = cache(ours);
             cache.begin(6);
             cache.add(TEXT);
             cache.add(10);
@@ -572,8 +574,8 @@ mod tests {
 
     #[test]
     fn the_sound_of_the_last_window_moves_with_it() {
-        for halves in [false, true] {
-            let mut cache = cache(halves);
+        for ours in [false, true] {
+            let mut cache = cache(ours);
             for tag in [1.0, 2.0, 3.0] {
                 cache.add(TEXT);
                 hear(&mut cache, tag);

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use crate::dsp::mel::WINDOW_FRAMES;
 use crate::inference::Footprint;
 use crate::inference::onnx::checked::{self, Element, Port, Ports};
+use crate::inference::onnx::cross::{BLOCK, PADDED, TILE};
 pub(super) use crate::inference::onnx::cross::{HEAD, POSITIONS};
-use crate::inference::onnx::cross::{PADDED, TILE};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
 
 /// Property of both files.
@@ -31,6 +31,8 @@ const ROWS_MIN: usize = 4;
 const BEAMS: usize = 5;
 const BEAMS_MIN: usize = 8;
 const F32: usize = 4;
+/// The form in which our operators take keys and values.
+const OPERATORS: u32 = 1;
 /// The name of a type of weights that a card has no product for.
 const INT8: &str = "int8";
 const F16: &str = "f16";
@@ -62,13 +64,13 @@ pub(super) struct Header {
     /// Layer and head of those that follow the sound; none where the graph does not give them.
     #[serde(default)]
     pub alignment_heads: Vec<[usize; 2]>,
-    /// The decoder takes keys and values as halves, for our own operators ([`crate::inference::onnx::cross`] and
-    /// [`crate::inference::onnx::past`]).
+    /// Form in which our own operators ([`crate::inference::onnx::cross`] and [`crate::inference::onnx::past`]) take keys and
+    /// values; 0 without them.
     #[serde(default)]
-    pub halves: bool,
-    /// The first graphs with an operator of ours had it for the sound alone.
-    #[serde(default, rename = "cross_halves", skip_serializing)]
-    old_halves: bool,
+    operators: u32,
+    /// The first graphs with an operator of ours said this.
+    #[serde(default)]
+    cross_halves: bool,
 }
 
 impl Header {
@@ -76,11 +78,15 @@ impl Header {
     pub fn parse(text: &str) -> Result<Self, String> {
         let header: Self = serde_json::from_str(text)
             .map_err(|e| format!("its property \"{PROPERTY}\" is not understood: {e}"))?;
-        if header.old_halves {
-            return Err(
-                "it is of an older form: make it anew, with scribe-models import or make models"
-                    .into(),
-            );
+        if header.cross_halves || header.operators > OPERATORS {
+            let which = if header.cross_halves {
+                "an older"
+            } else {
+                "a newer"
+            };
+            return Err(format!(
+                "it is of {which} form than this scribe: make it anew, with scribe-models fetch or import"
+            ));
         }
         let wrong = |what: String| Err(format!("its property \"{PROPERTY}\" says {what}"));
         if !(1..=20).contains(&header.heads) || header.width != header.heads * HEAD {
@@ -115,6 +121,11 @@ impl Header {
         Ok(header)
     }
 
+    /// The decoder's attention is operators of ours.
+    pub fn has_operators(&self) -> bool {
+        self.operators > 0
+    }
+
     /// More than English.
     pub fn multilingual(&self) -> bool {
         self.vocab > *VOCABULARY.start()
@@ -137,7 +148,7 @@ impl Header {
         };
         let (heads, head) = (length(self.heads), length(HEAD));
         let mut inputs = vec![number("tokens"), number("pos")];
-        inputs.push(match self.halves {
+        inputs.push(match self.has_operators() {
             true => number("index"),
             false => Port::f32("mask", &[None, Some(1), None, None]),
         });
@@ -147,7 +158,7 @@ impl Header {
             outputs.push(Port::f32("align", &[None, followers, None, None]));
         }
         for l in 0..self.layers {
-            if self.halves {
+            if self.has_operators() {
                 let entry = [length(2), heads, head];
                 let new = [&[None, None], &entry[..]].concat();
                 inputs.push(Port::u16(
@@ -170,20 +181,14 @@ impl Header {
 
     /// Keys and values of the sound as the decoder takes them.
     fn cross_inputs(&self) -> Vec<Port> {
-        if !self.halves {
+        if !self.has_operators() {
             return self.cross_outputs();
         }
-        let port = |name: String, shape: &[usize]| {
-            let rest = shape.iter().map(|n| length(*n));
-            let shape: Vec<_> = std::iter::once(None).chain(rest).collect();
-            Port::u16(&name, &shape)
-        };
+        let shape = [self.heads, PADDED / TILE, BLOCK].map(length);
+        let shape = [&[None], &shape[..]].concat();
         let of_layer = |l| {
-            let keys = [self.heads, PADDED / TILE, HEAD, TILE];
-            [
-                port(format!("cross_k_{l}"), &keys),
-                port(format!("cross_v_{l}"), &[self.heads, PADDED, HEAD]),
-            ]
+            let name = |what: &str| format!("cross_{what}_{l}");
+            [Port::u8(&name("k"), &shape), Port::u8(&name("v"), &shape)]
         };
         (0..self.layers).flat_map(of_layer).collect()
     }
@@ -205,16 +210,17 @@ impl Header {
         self.width * POSITIONS
     }
 
-    /// The same as they are kept.
+    /// Bytes of a layer's keys, or values, of a window's sound as they are kept.
     pub fn cross_kept(&self) -> usize {
-        let positions = if self.halves { PADDED } else { POSITIONS };
-        self.width * positions
+        match self.has_operators() {
+            true => self.heads * PADDED / TILE * BLOCK,
+            false => F32 * self.cross_values(),
+        }
     }
 
-    /// Bytes of keys and values of a window's sound in all layers, as they are kept.
+    /// The same of all layers' keys and values.
     pub fn cross_bytes(&self) -> usize {
-        let own = if self.halves { size_of::<u16>() } else { F32 };
-        2 * own * self.layers * self.cross_kept()
+        2 * self.layers * self.cross_kept()
     }
 
     /// Values of a window's attention that its word times are found in, at most.
@@ -241,7 +247,7 @@ impl Header {
     /// Bytes of the texts' keys and values, and rows that a step has at most.
     fn past(&self) -> (usize, usize) {
         let of_token = 2 * self.layers * self.width;
-        if self.halves {
+        if self.has_operators() {
             let rows = self.entries() / (MARKS + MAX_TOKENS);
             return (size_of::<u16>() * of_token * self.entries(), rows);
         }
@@ -396,28 +402,28 @@ mod tests {
     }
 
     #[test]
-    fn the_sound_as_halves_takes_half_and_leaves_room_for_more_windows() {
-        let of = |width: usize, layers: usize, halves: bool| {
+    fn the_sound_as_bytes_takes_a_quarter_and_leaves_room_for_more_windows() {
+        let of = |width: usize, layers: usize, operators: u32| {
             let text = format!(
                 r#"{{"width": {width}, "mels": 80, "heads": {}, "enc": 4, "dec": {layers}, "vocab": 51865,
-                    "type": "int8", "halves": {halves}}}"#,
+                    "type": "int8", "operators": {operators}}}"#,
                 width / 64
             );
             Header::parse(&text).unwrap()
         };
-        let (before, now) = (of(384, 4, false), of(384, 4, true));
+        let (before, now) = (of(384, 4, 0), of(384, 4, 1));
 
         assert_eq!((now.windows(), now.rows()), (8, 12));
-        // Of 18.4 MB a window 9.2 are left, and what fills up the last tile.
+        // A quarter of it, scales, and what fills up the last block.
         assert_eq!(before.cross_bytes(), 18_432_000);
-        assert_eq!(now.cross_bytes(), 9_240_576);
+        assert_eq!(now.cross_bytes(), 2 * 4 * 6 * 47 * 2_176);
         // Less memory holds forty texts instead of twenty-four that are not of full length.
         assert_eq!(before.past(), (12 * 448 * 12_288, 24));
         assert_eq!(now.past(), ((40 * 225 + 223) * 6_144, 40));
-        assert_eq!(of(768, 12, true).windows(), 3);
+        assert_eq!(of(768, 12, 1).windows(), 7);
         let cross = |header: &Header| header.decoder_ports().inputs.pop().unwrap();
-        assert_eq!(cross(&now).element, Element::U16);
-        assert_eq!(cross(&now).shape[2], Some(1504));
+        assert_eq!(cross(&now).element, Element::U8);
+        assert_eq!(cross(&now).shape[2], Some(47));
         assert_eq!(cross(&before).element, Element::F32);
         // What the encoder gives is the same.
         assert_eq!(before.encoder_ports(), now.encoder_ports());
@@ -455,6 +461,12 @@ mod tests {
             ("[1, 0]", "[4, 0]", "head 0 of layer 4"),
             ("[1, 0]", "[2, 0]", "head 0 of layer 2"),
             ("{\"width\"", "{\"broad\"", "missing field"),
+            (
+                "{\"width\"",
+                "{\"cross_halves\": true, \"width\"",
+                "older form",
+            ),
+            ("{\"width\"", "{\"operators\": 2, \"width\"", "newer form"),
         ] {
             let why = changed(from, to).unwrap_err();
             assert!(why.contains(reason), "{why}");

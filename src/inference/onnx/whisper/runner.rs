@@ -13,7 +13,7 @@ use super::sound::SoundView;
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
 use crate::inference::onnx::checked;
-use crate::inference::onnx::cross::{PADDED, TILE};
+use crate::inference::onnx::cross::{BLOCK, PADDED, TILE};
 use crate::inference::onnx::past;
 use crate::inference::times::{Meter, Part};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
@@ -237,27 +237,27 @@ impl Pair {
         inputs.push((name.into(), input));
         for (layer, names) in self.names.iter().enumerate() {
             let [cross_keys, cross_values] = self.cache.sound(layer, part);
-            for (name, sound, floats, halves) in [
+            for (name, sound, floats) in [
                 (
                     &names.cross_keys,
                     cross_keys,
                     [windows, heads, HEAD, POSITIONS],
-                    vec![windows, heads, PADDED / TILE, HEAD, TILE],
                 ),
                 (
                     &names.cross_values,
                     cross_values,
                     [windows, heads, POSITIONS, HEAD],
-                    vec![windows, heads, PADDED, HEAD],
                 ),
             ] {
-                let input =
-                    match sound {
-                        SoundView::Floats(values) => TensorRef::from_array_view((floats, values))
-                            .map(SessionInputValue::from),
-                        SoundView::Halves(values) => TensorRef::from_array_view((halves, values))
-                            .map(SessionInputValue::from),
-                    };
+                let bytes = [windows, heads, PADDED / TILE, BLOCK];
+                let input = match sound {
+                    SoundView::Floats(values) => {
+                        TensorRef::from_array_view((floats, values)).map(SessionInputValue::from)
+                    }
+                    SoundView::Bytes(values) => {
+                        TensorRef::from_array_view((bytes, values)).map(SessionInputValue::from)
+                    }
+                };
                 inputs.push((name.as_str().into(), input.map_err(error)?));
             }
             match self.cache.past(layer, part) {
@@ -291,7 +291,7 @@ impl Pair {
         let attention = take("align");
         let mut new = Vec::new();
         for names in &self.names {
-            let wanted: &[&String] = match self.header.halves {
+            let wanted: &[&String] = match self.header.has_operators() {
                 true => &[&names.new],
                 false => &[&names.new_keys, &names.new_values],
             };

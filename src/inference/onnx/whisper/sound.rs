@@ -16,7 +16,7 @@ pub(super) struct Sounds {
 
 #[derive(Debug)]
 struct Layer {
-    /// `[windows, heads, 64, 1500]`; halves as [`cross`] wants them.
+    /// `[windows, heads, 64, 1500]`; bytes as [`cross`] wants them.
     keys: Sound,
     /// `[windows, heads, 1500, 64]`; the same.
     values: Sound,
@@ -26,7 +26,7 @@ struct Layer {
 #[derive(Debug)]
 enum Sound {
     Floats(Vec<f32>),
-    Halves(Vec<u16>),
+    Bytes(Vec<u8>),
 }
 
 /// The same of some windows.
@@ -34,7 +34,7 @@ enum Sound {
 pub(super) enum SoundView<'a> {
     Floats(&'a [f32]),
     /// As [`cross`] wants them.
-    Halves(&'a [u16]),
+    Bytes(&'a [u8]),
 }
 
 /// Does the same with values of either kind.
@@ -42,15 +42,15 @@ macro_rules! either {
     ($sound:expr, $values:ident => $do:expr) => {
         match $sound {
             Sound::Floats($values) => $do,
-            Sound::Halves($values) => $do,
+            Sound::Bytes($values) => $do,
         }
     };
 }
 
 impl Sound {
-    fn new(length: usize, halves: bool) -> Self {
-        if halves {
-            Self::Halves(vec![0; length])
+    fn new(length: usize, bytes: bool) -> Self {
+        if bytes {
+            Self::Bytes(vec![0; length])
         } else {
             Self::Floats(vec![0.0; length])
         }
@@ -63,7 +63,7 @@ impl Sound {
     fn view(&self, range: Range<usize>) -> SoundView<'_> {
         match self {
             Self::Floats(values) => SoundView::Floats(&values[range]),
-            Self::Halves(values) => SoundView::Halves(&values[range]),
+            Self::Bytes(values) => SoundView::Bytes(&values[range]),
         }
     }
 
@@ -71,11 +71,11 @@ impl Sound {
         either!(self, values => values.copy_within(range, to));
     }
 
-    /// Takes in what the encoder gave for a window; halves in another order.
-    fn take(&mut self, at: usize, from: &[f32], arrange: fn(&[f32], &mut [u16])) {
+    /// Takes in what the encoder gave for a window; bytes with scales, in another order.
+    fn take(&mut self, at: usize, from: &[f32], arrange: fn(&[f32], &mut [u8])) {
         match self {
             Self::Floats(values) => values[at..at + from.len()].copy_from_slice(from),
-            Self::Halves(values) => arrange(from, &mut values[at..]),
+            Self::Bytes(values) => arrange(from, &mut values[at..]),
         }
     }
 }
@@ -83,8 +83,12 @@ impl Sound {
 impl Sounds {
     /// With room for so many windows.
     pub fn new(header: &Header, windows: usize) -> Self {
-        let window = header.cross_kept();
-        let sound = || Sound::new(windows * window, header.halves);
+        let bytes = header.has_operators();
+        let window = match bytes {
+            true => header.cross_kept(),
+            false => header.cross_values(),
+        };
+        let sound = || Sound::new(windows * window, bytes);
         let layer = || Layer {
             keys: sound(),
             values: sound(),

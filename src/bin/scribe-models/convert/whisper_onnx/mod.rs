@@ -36,8 +36,8 @@
 //! table of tokens is f16 in any case.
 //!
 //! With `int8` too, the decoder's attention is two operators of ours. That to the sound (`gstscribe::inference::onnx::cross`)
-//! takes `cross_k_l` and `cross_v_l` as halves in an order of its own. That to the text (`…::past`) takes halves, too, and
-//! the note `whisper` says `halves`:
+//! takes `cross_k_l` and `cross_v_l` as bytes with scales, in an order of its own. That to the text (`…::past`) takes halves.
+//! The note `whisper` then says `operators`, the version of their form:
 //!
 //! ```text
 //! in   index      i64 [R, P]             instead of `mask`: the entry of each token of a row's text
@@ -398,7 +398,7 @@ impl Model<'_> {
             let port =
                 |name: &str, rows, shape| cache(format!("{name}_{layer}"), rows, self.heads, shape);
             if self.has_operators() {
-                inputs.extend(self.halves(layer));
+                inputs.extend(self.kept(layer));
                 let rows = [free("R"), free("n")];
                 fresh.push(self.entries(format!("new_{layer}"), &rows));
                 continue;
@@ -598,24 +598,21 @@ impl Model<'_> {
     }
 
     /// Keys and values of the texts and of the sound as our operators take them.
-    fn halves(&self, layer: usize) -> [Port<'static>; 3] {
-        let port = |name: &str, rest: &[usize]| {
-            let heads = Dimension::Fixed(self.heads.cast_unsigned());
-            let rest = rest.iter().map(|n| Dimension::Fixed(*n as u64));
-            Port {
-                name: format!("{name}_{layer}"),
-                element: Element::U16,
-                shape: [Dimension::Free("W"), heads]
-                    .into_iter()
-                    .chain(rest)
-                    .collect(),
-            }
+    fn kept(&self, layer: usize) -> [Port<'static>; 3] {
+        let sound = |name: &str| Port {
+            name: format!("{name}_{layer}"),
+            element: Element::U8,
+            shape: vec![
+                Dimension::Free("W"),
+                Dimension::Fixed(self.heads.cast_unsigned()),
+                Dimension::Fixed((cross::PADDED / cross::TILE) as u64),
+                Dimension::Fixed(cross::BLOCK as u64),
+            ],
         };
-        let tiles = cross::PADDED / cross::TILE;
         [
             self.entries(format!("past_{layer}"), &[Dimension::Free("E")]),
-            port("cross_k", &[tiles, cross::HEAD, cross::TILE]),
-            port("cross_v", &[cross::PADDED, cross::HEAD]),
+            sound("cross_k"),
+            sound("cross_v"),
         ]
     }
 
@@ -684,7 +681,7 @@ impl Model<'_> {
             self.kind.word(),
             alignment.join(", "),
             match self.has_operators() {
-                true => ", \"halves\": true",
+                true => ", \"operators\": 1",
                 false => "",
             }
         )
