@@ -122,6 +122,8 @@ where
                 max_batch: BATCH,
                 default_beam: 4,
                 word_time_offset: 0,
+                layout: gstscribe::inference::Layout::Ggml,
+                word_times: true,
             };
             Ok(Arc::new(Scripted {
                 info,
@@ -1911,6 +1913,8 @@ fn messages() -> impl Strategy<Value = Message> {
                 max_batch: max_batch as usize,
                 default_beam: max_batch / 2,
                 word_time_offset,
+                layout: gstscribe::inference::Layout::ALL[max_batch as usize % 3],
+                word_times: multilingual,
             }
         },
     );

@@ -299,6 +299,6 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         count("lateness", "Lateness", "Added to the running time of the text, in milliseconds: later captions for less latency", 0..=u32::MAX, d.lateness_ms),
         count("max-buffered", "Buffered sound", "Sound that waits in the element before upstream is held, in milliseconds", 1_000..=600_000, d.max_buffered_ms),
         flag("post-messages", "Post messages", "Post scribe/transcript and scribe/progress element messages", d.post_messages),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, seconds of sound and of speech, windows, windows decoded again, words; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, layout of the model's files (ggml; scribe: our own graphs; optimum: an export, which is slower), whether it gives word times (else they are spread over the speech), seconds of sound and of speech, windows, windows decoded again, words; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
     ]
 }

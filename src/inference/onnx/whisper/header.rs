@@ -69,7 +69,15 @@ impl Header {
     pub fn parse(text: &str) -> Result<Self, String> {
         let header: Self = serde_json::from_str(text)
             .map_err(|e| format!("its property \"{PROPERTY}\" is not understood: {e}"))?;
-        let wrong = |what: String| Err(format!("its property \"{PROPERTY}\" says {what}"));
+        header
+            .check()
+            .map_err(|what| format!("its property \"{PROPERTY}\" says {what}"))?;
+        Ok(header)
+    }
+
+    /// Whether there is such a model; what is odd, if not.
+    pub fn check(&self) -> Result<(), String> {
+        let (header, wrong) = (self, Err);
         if !(1..=20).contains(&header.heads) || header.width != header.heads * HEAD {
             return wrong(format!(
                 "a width of {} in {} heads, and heads are {HEAD} wide",
@@ -99,7 +107,7 @@ impl Header {
             }
             seen.push(*head);
         }
-        Ok(header)
+        Ok(())
     }
 
     /// More than English.

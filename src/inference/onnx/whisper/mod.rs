@@ -23,6 +23,7 @@ mod cache;
 mod decode;
 mod header;
 mod lane;
+pub mod optimum;
 mod runner;
 mod vocabulary;
 mod work;
@@ -40,7 +41,7 @@ use super::cuda::Room;
 use super::protobuf;
 use crate::inference::times::{Meter, Times};
 use crate::inference::{
-    EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
+    EngineError, Footprint, Layout, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
 use header::{Header, OnCard};
 use lane::Lane;
@@ -266,6 +267,8 @@ impl OnnxWhisperModel {
             max_batch: header.windows(),
             default_beam: DEFAULT_BEAM,
             word_time_offset: spec.word_time_offset,
+            layout: Layout::Scribe,
+            word_times: !header.alignment_heads.is_empty(),
         };
         let model = Self {
             spec: spec.clone(),
