@@ -121,7 +121,7 @@ fn rows_most(header: &Header) -> usize {
     (SOUND_BYTES_MAX / sound_bytes(header)).clamp(1, DEFAULT_BEAM as usize)
 }
 
-/// What a lane takes beside its sessions. `attention`: its graphs show how they look at the sound, in all layers.
+/// What a lane takes beside its sessions. `attention`: its graphs show how they look at the sound.
 fn lane_bytes(header: &Header, attention: bool) -> usize {
     let (rows, width, heads) = (rows_most(header), header.width, header.heads);
     let states = F32 * POSITIONS * width;
@@ -132,10 +132,13 @@ fn lane_bytes(header: &Header, attention: bool) -> usize {
     // A text that is read from its beginning: logits of each token, scores and what becomes of them.
     let logits = 2 * F32 * TEXT * header.vocab;
     let scores = 2 * F32 * heads * TEXT * (TEXT + POSITIONS);
+    // Of the layers that follow the sound, all heads, and what is picked of them.
+    let mut followers: Vec<usize> = header.alignment_heads.iter().map(|[l, _]| *l).collect();
+    followers.sort_unstable();
+    followers.dedup();
     let shown = match attention {
         true => {
-            F32 * header.layers * heads * TEXT * (TEXT + POSITIONS)
-                + F32 * 2 * header.attention_values()
+            F32 * followers.len() * heads * TEXT * POSITIONS + 2 * F32 * header.attention_values()
         }
         false => 0,
     };

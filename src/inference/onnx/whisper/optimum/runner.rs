@@ -6,9 +6,12 @@
 //! has more is read from the beginning, without a past.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ort::session::{Session, SessionInputValue};
+use ort::session::{
+    HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue, SessionOutputs,
+};
 use ort::value::{DynTensor, DynValue, TensorRef};
 
 use super::graphs::{
@@ -33,6 +36,9 @@ pub(super) struct ExportRunner {
     kinds: Kinds,
     meter: Arc<Meter>,
     names: Vec<Names>,
+    /// Outputs that are wanted of the encoder, of a text read from its beginning, and of a step. Others are not made: some
+    /// exports show all of their attention, which is larger than all else.
+    outputs: [RunOptions<HasSelectedOutputs>; 3],
     mel: LogMel,
     /// A window's spectrogram, `[3000, mels]`.
     frames: Vec<f32>,
@@ -80,12 +86,20 @@ impl ExportRunner {
         let kinds = lock(&graphs).kinds;
         let mel = LogMel::new(header.mels);
         let features = [1, header.mels, WINDOW_FRAMES];
+        let names: Vec<Names> = (0..header.layers).map(Names::of).collect();
+        let outputs = [
+            wanted(std::iter::once(STATES)),
+            wanted(given_of(&names, &header, true)),
+            wanted(given_of(&names, &header, false)),
+        ];
+        let [encoder, first, step] = outputs;
         Ok(Self {
+            outputs: [encoder?, first?, step?],
             features: tensor::zeros(kinds.features, &features)?,
             frames: vec![0.0; mel.len()],
             bands: vec![0.0; mel.len()],
             mel,
-            names: (0..header.layers).map(Names::of).collect(),
+            names,
             rows: 1,
             rows_most,
             window: None,
@@ -122,7 +136,9 @@ impl ExportRunner {
         let mut graphs = lock(&self.graphs);
         let inputs = ort::inputs![FEATURES => &self.features];
         let mut outputs = meter
-            .time(Part::Encoder, || graphs.encoder.run(inputs))
+            .time(Part::Encoder, || {
+                graphs.encoder.run_with_options(inputs, &self.outputs[0])
+            })
             .map_err(error)?;
         let states = outputs.remove(STATES).ok_or_else(|| missing(STATES))?;
         let shape = [1, POSITIONS, self.header.width];
@@ -135,7 +151,7 @@ impl ExportRunner {
     /// the sound.
     fn read_all(&mut self, text: &[i64], from: usize) -> Result<Step, EngineError> {
         let header = Arc::clone(&self.header);
-        let (layers, heads) = (header.layers, header.heads);
+        let heads = header.heads;
         let Some(window) = &mut self.window else {
             return Err(nothing());
         };
@@ -159,7 +175,7 @@ impl ExportRunner {
             }
         }
         let mut outputs =
-            run(&mut decoder.session, inputs, &self.meter, text.len()).map_err(error)?;
+            run(decoder, inputs, &self.outputs[1], &self.meter, text.len()).map_err(error)?;
         let mut take = |name: &str| outputs.remove(name).ok_or_else(|| missing(name));
         let own = [1, heads, text.len(), HEAD];
         let of_sound = [1, heads, POSITIONS, HEAD];
@@ -180,14 +196,7 @@ impl ExportRunner {
         }
         window.known = true;
         let logits = logits_of(take(LOGITS)?, &self.kinds, [1, text.len(), header.vocab])?;
-        let mut attention = Vec::new();
-        if !header.alignment_heads.is_empty() {
-            let mut given = Vec::with_capacity(layers);
-            for names in &self.names {
-                given.push(take(&names.attention)?);
-            }
-            attention = self.attention_of(given, [1, text.len()], from)?;
-        }
+        let attention = self.attention_of(&mut take, [1, text.len()], from)?;
         Ok(self.step_of(logits, attention))
     }
 
@@ -217,7 +226,8 @@ impl ExportRunner {
                 inputs.push((names.past_sound[part].as_str().into(), sound.into()));
             }
         }
-        let mut outputs = run(&mut decoder.session, inputs, &self.meter, rows).map_err(error)?;
+        let mut outputs =
+            run(decoder, inputs, &self.outputs[2], &self.meter, rows).map_err(error)?;
         let mut take = |name: &str| outputs.remove(name).ok_or_else(|| missing(name));
         let shape = [rows, header.heads, length + 1, HEAD];
         let mut past = Vec::with_capacity(window.past.len());
@@ -226,43 +236,35 @@ impl ExportRunner {
         }
         window.past = past;
         let logits = logits_of(take(LOGITS)?, &self.kinds, [rows, 1, header.vocab])?;
-        let mut attention = Vec::new();
-        if !header.alignment_heads.is_empty() {
-            let mut given = Vec::with_capacity(header.layers);
-            for names in &self.names {
-                given.push(take(&names.attention)?);
-            }
-            attention = self.attention_of(given, [rows, 1], 0)?;
-        }
+        let attention = self.attention_of(&mut take, [rows, 1], 0)?;
         Ok(self.step_of(logits, attention))
     }
 
-    /// Of all layers' attention that of the heads which follow the sound, of the tokens from `from` on: `[heads, tokens of all
-    /// rows, 1500]`.
+    /// How the heads that follow the sound looked at it, for the tokens from `from` on: `[heads, tokens of all rows, 1500]`.
     fn attention_of(
         &self,
-        given: Vec<DynValue>,
+        take: &mut dyn FnMut(&str) -> Result<DynValue, EngineError>,
         [rows, tokens]: [usize; 2],
         from: usize,
     ) -> Result<Vec<f32>, EngineError> {
         let heads = self.header.heads;
         let shape = [rows, heads, tokens, POSITIONS];
-        let mut layers = Vec::with_capacity(given.len());
-        for (value, names) in given.into_iter().zip(&self.names) {
-            let name = &names.attention;
-            layers.push(tensor::given(value, name, self.kinds.attention, &shape)?);
-        }
-        let mut values = Vec::with_capacity(layers.len());
-        for layer in &layers {
-            values.push(tensor::floats(layer)?);
-        }
         let followers = &self.header.alignment_heads;
+        let mut layers = HashMap::new();
+        for [layer, _] in followers {
+            if !layers.contains_key(layer) {
+                let name = &self.names[*layer].attention;
+                let given = tensor::given(take(name)?, name, self.kinds.attention, &shape)?;
+                layers.insert(*layer, given);
+            }
+        }
         let mut out = Vec::with_capacity(followers.len() * rows * (tokens - from) * POSITIONS);
         for [layer, head] in followers {
+            let values = tensor::floats(&layers[layer])?;
             for row in 0..rows {
                 let start = ((row * heads + head) * tokens + from) * POSITIONS;
                 let end = start + (tokens - from) * POSITIONS;
-                out.extend_from_slice(&values[*layer][start..end]);
+                out.extend_from_slice(&values[start..end]);
             }
         }
         Ok(out)
@@ -464,14 +466,45 @@ fn inputs_of<'a>(
 }
 
 fn run<'s>(
-    session: &'s mut Session,
+    decoder: &'s mut Decoder,
     inputs: Inputs<'_>,
+    outputs: &'s RunOptions<HasSelectedOutputs>,
     meter: &Meter,
     tokens: usize,
-) -> Result<ort::session::SessionOutputs<'s>, ort::Error> {
-    let outputs = meter.time(Part::Decoder, || session.run(inputs))?;
+) -> Result<SessionOutputs<'s>, ort::Error> {
+    let session: &mut Session = &mut decoder.session;
+    let outputs = meter.time(Part::Decoder, || session.run_with_options(inputs, outputs))?;
     meter.step(1, tokens);
     Ok(outputs)
+}
+
+/// A run that makes these outputs alone.
+fn wanted<'a>(
+    names: impl Iterator<Item = &'a str>,
+) -> Result<RunOptions<HasSelectedOutputs>, EngineError> {
+    let selector = names.fold(OutputSelector::no_default(), OutputSelector::with);
+    let options = RunOptions::new().map_err(|e| checked::error(TASK, &e))?;
+    Ok(options.with_outputs(selector))
+}
+
+/// What a decoder is to give; of the sound as well, or not.
+fn given_of<'a>(
+    names: &'a [Names],
+    header: &'a Header,
+    sound: bool,
+) -> impl Iterator<Item = &'a str> {
+    let of_layer = move |(layer, names): (usize, &'a Names)| {
+        let follows = header.alignment_heads.iter().any(|[l, _]| *l == layer);
+        let sound = names.present_sound.iter().filter(move |_| sound);
+        let attention = Some(&names.attention).filter(|_| follows);
+        names.present.iter().chain(sound).chain(attention)
+    };
+    let of_layers = names
+        .iter()
+        .enumerate()
+        .flat_map(of_layer)
+        .map(String::as_str);
+    std::iter::once(LOGITS).chain(of_layers)
 }
 
 /// What follows the last token of each row.
