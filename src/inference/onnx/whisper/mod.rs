@@ -175,7 +175,8 @@ impl OnnxWhisperSpec {
 
 fn foreign() -> String {
     format!(
-        "it has no property \"{}\": only graphs that scribe-models makes can be used, not those of other exporters",
+        "it has no property \"{}\": of other exporters only folders in Optimum's layout can be used (config.json, \
+         encoder_model.onnx, decoder_model_merged.onnx); name the folder",
         header::PROPERTY
     )
 }
