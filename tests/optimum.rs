@@ -274,7 +274,8 @@ fn it_takes_no_more_than_it_says() {
     // 33 and 113 MB of weights, and five texts' sound of 18 MB each.
     assert!(plain.weights_bytes > 400 << 20 && plain.weights_bytes < 1500 << 20);
     assert!(plain.lane_bytes > 400 << 20);
-    assert!(shown.lane_bytes >= plain.lane_bytes);
+    // Its attention, which the decoder's file says it shows.
+    assert!(shown.lane_bytes > plain.lane_bytes);
 }
 
 #[test]
