@@ -272,8 +272,9 @@ fn it_takes_no_more_than_it_says() {
         .map(|name| Whisper::footprint(&spec(&made.path(name)).unwrap()).unwrap());
 
     // 33 and 113 MB of weights, and five texts' sound of 18 MB each.
-    assert!(plain.weights_bytes > 400 << 20 && plain.weights_bytes < 1500 << 20);
-    assert!(plain.lane_bytes > 400 << 20);
+    assert!(plain.weights_bytes > 250 << 20 && plain.weights_bytes < 700 << 20);
+    // Two lanes of the exporter's own took 590 MB each.
+    assert!(plain.lane_bytes > 600 << 20 && plain.lane_bytes < 900 << 20);
     // Its attention, which the decoder's file says it shows.
     assert!(shown.lane_bytes > plain.lane_bytes);
 }

@@ -70,20 +70,15 @@ impl OptimumSpec {
         for path in self.export.graphs() {
             let bytes = length(path)?;
             let precision = self.export.precision.as_str();
-            // The processor works with 32 bits: it has weights of 16 twice. Where a file has both branches, each keeps
-            // matrices in an order of its own.
+            // The processor works with 32 bits: it has weights of 16 twice.
             let halves = if precision.contains("16") { 3 } else { 1 };
-            let branches = if path == self.export.encoder || self.export.with_past.is_some() {
-                1
-            } else {
-                2
-            };
-            weights += checked::weights_bytes(bytes * halves * branches);
+            weights += checked::weights_bytes(bytes * halves);
             longest = longest.max(bytes);
         }
         let lane = lane_bytes(&header, attention) as u64;
         Ok(Footprint {
-            weights_bytes: weights + lane,
+            // With what the run that tries them has taken: the first lane goes on in it, and with these sessions.
+            weights_bytes: weights + (encode_bytes(&header) + 2 * sound_bytes(&header)) as u64,
             load_extra_bytes: checked::load_extra_bytes(longest),
             lane_bytes: weights + lane,
             item_bytes: 0,
@@ -121,6 +116,11 @@ fn rows_most(header: &Header) -> usize {
     (SOUND_BYTES_MAX / sound_bytes(header)).clamp(1, DEFAULT_BEAM as usize)
 }
 
+/// What a run of the encoder takes: attention of each position to each, and states of the widest layer.
+fn encode_bytes(header: &Header) -> usize {
+    F32 * POSITIONS * (2 * POSITIONS * header.heads + 16 * header.width)
+}
+
 /// What a lane takes beside its sessions. `attention`: its graphs show how they look at the sound.
 fn lane_bytes(header: &Header, attention: bool) -> usize {
     let (rows, width, heads) = (rows_most(header), header.width, header.heads);
@@ -128,7 +128,7 @@ fn lane_bytes(header: &Header, attention: bool) -> usize {
     let sound = sound_bytes(header) * (rows + 1);
     // The cache goes in and comes out, and is put together on the way.
     let cache = 3 * 2 * F32 * header.layers * width * TEXT * rows;
-    let encode = F32 * POSITIONS * (2 * POSITIONS * heads + 16 * width);
+    let encode = encode_bytes(header);
     // A text that is read from its beginning: logits of each token, scores and what becomes of them.
     let logits = 2 * F32 * TEXT * header.vocab;
     let scores = 2 * F32 * heads * TEXT * (TEXT + POSITIONS);
