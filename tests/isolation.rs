@@ -29,7 +29,9 @@ use gstscribe::inference::isolated::protocol::{HEADER, Job, Loaded, MAX_MESSAGE,
 use gstscribe::inference::isolated::{
     EngineSpec, IsolatedModel, IsolatedOptions, Isolation, serve, set_options,
 };
+use gstscribe::inference::manifest::Export;
 use gstscribe::inference::onnx::arena::set_arena_cap;
+use gstscribe::inference::onnx::whisper::optimum::OptimumSpec;
 use gstscribe::inference::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
 use gstscribe::inference::onnx::{Runtime, library};
 use gstscribe::inference::whisper_cpp::WhisperCppSpec;
@@ -122,6 +124,8 @@ where
                 max_batch: BATCH,
                 default_beam: 4,
                 word_time_offset: 0,
+                layout: gstscribe::inference::Layout::Ggml,
+                word_times: true,
             };
             Ok(Arc::new(Scripted {
                 info,
@@ -1895,12 +1899,34 @@ fn messages() -> impl Strategy<Value = Message> {
             })
         },
     );
+    let exports = (
+        words(),
+        words(),
+        proptest::option::of(words()),
+        any::<i32>(),
+    )
+        .prop_map(|(folder, name, with_past, word_time_offset)| {
+            EngineSpec::Optimum(OptimumSpec {
+                export: Export {
+                    encoder: format!("{folder}/e").into(),
+                    decoder: format!("{folder}/d").into(),
+                    with_past: with_past.map(PathBuf::from),
+                    precision: name.clone(),
+                    folder: folder.into(),
+                },
+                name,
+                word_time_offset,
+            })
+        });
     let libraries = proptest::collection::vec(words().prop_map(PathBuf::from), 0..5);
     let runtime = (libraries, any::<u64>()).prop_map(|(libraries, arena_cap)| Runtime {
         libraries,
         arena_cap,
     });
-    let load = (prop_oneof![spec, graphs], proptest::option::of(runtime));
+    let load = (
+        prop_oneof![spec, graphs, exports],
+        proptest::option::of(runtime),
+    );
     let info = (words(), words(), any::<(bool, u64, u32, i32)>()).prop_map(
         |(name, engine, (multilingual, weight_bytes, max_batch, word_time_offset))| {
             SpeechModelInfo {
@@ -1911,6 +1937,8 @@ fn messages() -> impl Strategy<Value = Message> {
                 max_batch: max_batch as usize,
                 default_beam: max_batch / 2,
                 word_time_offset,
+                layout: gstscribe::inference::Layout::ALL[max_batch as usize % 3],
+                word_times: multilingual,
             }
         },
     );

@@ -619,6 +619,85 @@ fn offline_nothing_is_asked() {
     assert!(server.asked().is_empty());
 }
 
+/// A hub with one export: its graphs lie elsewhere, and it says what they are; `graph` is what it serves for the decoder.
+fn hub(decoder: Vec<u8>, graph: Vec<u8>) -> Server {
+    Server::start(move |request, stream| {
+        let commit = ("X-Repo-Commit", "0a1b".to_owned());
+        let encoder = noise(2_000);
+        let linked = |of: &[u8], to: &str, stream: &mut TcpStream| {
+            let headers = [
+                ("X-Linked-ETag", format!("\"{}\"", sha256(of))),
+                ("X-Linked-Size", of.len().to_string()),
+                ("Location", to.to_owned()),
+                ("Content-Length", "0".to_owned()),
+            ];
+            reply(stream, "302 Found", &headers, b"");
+        };
+        let path = request
+            .path
+            .strip_prefix("/onnx-community/whisper-own/resolve/");
+        match path.unwrap_or(&request.path) {
+            "main/config.json"
+            | "0a1b/config.json"
+            | "0a1b/generation_config.json"
+            | "0a1b/tokenizer.json" => {
+                let length = ("Content-Length", "2".to_owned());
+                reply(stream, "200 OK", &[commit, length], b"{}");
+            }
+            "0a1b/onnx/encoder_model_q4.onnx" => linked(&encoder, "/far/encoder", stream),
+            "0a1b/onnx/decoder_model_merged_q4.onnx" => linked(&decoder, "/far/decoder", stream),
+            "/far/encoder" => reply_with_file(request, stream, &encoder),
+            "/far/decoder" => reply_with_file(request, stream, &graph),
+            _ => reply_not_found(stream),
+        }
+    })
+}
+
+#[test]
+fn an_export_is_got_from_its_publisher_and_compared_with_what_the_hub_says() {
+    let home = Home::new();
+    let fetch = |server: &Server, name: &str| {
+        let mut command = home.command(&["fetch", name, "--retries", "0"]);
+        Done::of(
+            command
+                .env("HF_ENDPOINT", &server.address)
+                .output()
+                .unwrap(),
+        )
+    };
+    let graph = noise(3_000);
+    let good = hub(graph.clone(), graph.clone());
+    let wrong = hub(graph.clone(), noise(3_001)[1..].to_vec());
+    let folder = home.path("models/onnx-community/whisper-own");
+
+    fetch(&wrong, "onnx-community/whisper-own:q4").failed_with(1, "it serves another file");
+    assert!(!folder.join("onnx/decoder_model_merged_q4.onnx").exists());
+    fetch(&good, "onnx-community/whisper-own:q8").failed_with(1, "404");
+    fetch(&good, "onnx-community/whisper-own:q9").failed_with(2, "no precision");
+    let done = fetch(&good, "onnx-community/whisper-own:q4").ok();
+
+    assert_eq!(done.out.trim(), folder.to_str().unwrap());
+    assert_eq!(
+        fs::read(folder.join("onnx/decoder_model_merged_q4.onnx")).unwrap(),
+        graph
+    );
+    let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let line = format!("{}  onnx/decoder_model_merged_q4.onnx", sha256(&graph));
+    assert!(sums.lines().any(|own| own == line), "{sums}");
+    assert!(no_part_is_left(&home));
+    // What is there is not got again.
+    let asked = |server: &Server| {
+        server
+            .asked()
+            .iter()
+            .filter(|r| r.path.starts_with("/far"))
+            .count()
+    };
+    let before = asked(&good);
+    fetch(&good, "onnx-community/whisper-own:q4").ok();
+    assert_eq!(asked(&good), before);
+}
+
 #[test]
 fn files_of_a_folder_come_before_any_download() {
     let file = noise(1_000);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::card::Block;
 use super::{
     BatchParams, Decoded, DeviceId, Embedder, EmbedderInfo, EmbedderModel, EngineError, Footprint,
-    Language, ResultSink, SEGMENTATION_CLASSES, SEGMENTATION_WINDOW, SegmentationScores, Segmenter,
-    SegmenterModel, SpeechModel, SpeechModelInfo, SpeechToText, Token, Vad, VadBlock, VadModel,
-    VadProbs, VoiceVector, Window, WindowSource,
+    Language, Layout, ResultSink, SEGMENTATION_CLASSES, SEGMENTATION_WINDOW, SegmentationScores,
+    Segmenter, SegmenterModel, SpeechModel, SpeechModelInfo, SpeechToText, Token, Vad, VadBlock,
+    VadModel, VadProbs, VoiceVector, Window, WindowSource,
 };
 
 type Answer = dyn Fn(&Window, &BatchParams) -> Result<Decoded, EngineError> + Send + Sync;
@@ -231,6 +231,8 @@ impl FakeSpeechModel {
             max_batch: script.places,
             default_beam: 4,
             word_time_offset: 0,
+            layout: Layout::Ggml,
+            word_times: true,
         };
         let weights = take(script.device, script.footprint.weights_bytes)?;
         Ok(Self {

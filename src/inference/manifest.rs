@@ -8,6 +8,7 @@
 mod digest;
 mod entry;
 mod error;
+mod exports;
 mod parse;
 mod places;
 
@@ -21,6 +22,7 @@ pub use entry::{
     WeightType,
 };
 pub use error::ModelError;
+pub use exports::Export;
 pub use places::{Places, set_plugin_file};
 
 const BUILT_IN: &str = include_str!("../../models/manifest.toml");
@@ -42,6 +44,8 @@ pub struct ResolvedModel {
     pub entry: Option<Entry>,
     /// The entry's id, else the file's name.
     pub id: String,
+    /// Its files, where it is a Whisper model in Optimum's layout; `path` is the encoder then.
+    pub export: Option<Export>,
 }
 
 /// Finds the model that `name` stands for: a short name (`tiny.en`, `base-q5_1`), an id, a file's
@@ -282,7 +286,7 @@ impl Catalog {
     ) -> Result<ResolvedModel, ModelError> {
         match name {
             "" | "auto" => self.resolve_default(task, engine),
-            _ if name.contains('/') => self.resolve_path(&expand_home(name), task),
+            _ if name.contains('/') => self.resolve_path(&self.in_folders(expand_home(name)), task),
             _ => self.resolve_name(name, task),
         }
     }
@@ -398,7 +402,32 @@ impl Catalog {
         }
     }
 
+    /// A folder that is not here and is in one of the folders of models: `onnx-community/whisper-base`, as it is fetched.
+    fn in_folders(&self, path: PathBuf) -> PathBuf {
+        if path.is_absolute() || path.exists() {
+            return path;
+        }
+        let folders = self.places.folders().into_iter();
+        let mut found = folders.map(|folder| folder.join(&path));
+        found.find(|folder| folder.exists()).unwrap_or(path)
+    }
+
     fn resolve_path(&self, path: &Path, task: Task) -> Result<ResolvedModel, ModelError> {
+        if task == Task::Asr {
+            let export = Export::find(path).map_err(|why| ModelError::Incomplete {
+                path: path.into(),
+                why,
+            })?;
+            if let Some(export) = export {
+                return Ok(ResolvedModel {
+                    path: export.encoder.clone(),
+                    companions: Vec::new(),
+                    entry: None,
+                    id: export.id(),
+                    export: Some(export),
+                });
+            }
+        }
         let size_bytes = file_size(path, None)?;
         if let Some(entry) = self.sidecar(path, Some(task))? {
             check_task(&entry, task)?;
@@ -432,6 +461,7 @@ impl Catalog {
             companions: Vec::new(),
             entry: None,
             id,
+            export: None,
         })
     }
 
@@ -468,6 +498,7 @@ impl Catalog {
             companions,
             id: entry.id.clone(),
             entry: Some(entry),
+            export: None,
         })
     }
 

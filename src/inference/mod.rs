@@ -263,6 +263,35 @@ pub struct SpeechModelInfo {
     pub default_beam: u32,
     /// Constant lateness of its word times, in samples: taken off by the logic. Measured per model.
     pub word_time_offset: i32,
+    /// Whose form its files have.
+    pub layout: Layout,
+    /// It tells when words were said. Where it does not, they are spread over the speech.
+    pub word_times: bool,
+}
+
+/// Whose form a speech model's files have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A ggml file.
+    Ggml,
+    /// Our own graphs.
+    Scribe,
+    /// An export of Optimum's, which is slower.
+    Optimum,
+}
+
+impl Layout {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Ggml, Self::Scribe, Self::Optimum];
+
+    /// As `stats` names it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ggml => "ggml",
+            Self::Scribe => "scribe",
+            Self::Optimum => "optimum",
+        }
+    }
 }
 
 /// The process that a model runs in, where it is not ours.

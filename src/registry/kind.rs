@@ -11,6 +11,7 @@ use crate::inference::isolated::{EngineSpec, IsolatedModel};
 use crate::inference::onnx::embedding::{FbankModel, FbankSpec, WaveformModel, WaveformSpec};
 use crate::inference::onnx::segmentation::{PyannoteModel, PyannoteSpec};
 use crate::inference::onnx::vad::{SileroModel, SileroSpec};
+use crate::inference::onnx::whisper::optimum::{OptimumModel, OptimumSpec};
 use crate::inference::onnx::whisper::{LANES_ON_A_CARD, OnnxWhisperModel, OnnxWhisperSpec};
 use crate::inference::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
 use crate::inference::{
@@ -154,6 +155,8 @@ pub enum WhisperSpec {
     Isolated(Box<WhisperSpec>),
     /// Two graphs, the encoder and the decoder, on ONNX Runtime.
     Onnx(OnnxWhisperSpec, [FileStamp; 2]),
+    /// An export in Optimum's layout on ONNX Runtime, with all of its files.
+    Optimum(OptimumSpec, Vec<FileStamp>),
     /// A scripted answer, by the name it was registered with.
     #[cfg(any(test, feature = "test-support"))]
     Fake(String),
@@ -174,6 +177,7 @@ impl WhisperSpec {
         match self {
             Self::WhisperCpp(spec, _) => Ok(EngineSpec::WhisperCpp(spec.clone())),
             Self::Onnx(spec, _) => Ok(EngineSpec::OnnxWhisper(spec.clone())),
+            Self::Optimum(spec, _) => Ok(EngineSpec::Optimum(spec.clone())),
             Self::Isolated(spec) => spec.engine(),
             #[cfg(any(test, feature = "test-support"))]
             Self::Fake(name) => Err(EngineError::Unsupported(format!(
@@ -207,6 +211,7 @@ impl Kind for Whisper {
         match spec {
             WhisperSpec::WhisperCpp(spec, _) => named(&spec.name, spec.cuda_device),
             WhisperSpec::Onnx(spec, _) => named(&spec.name, spec.cuda_device),
+            WhisperSpec::Optimum(spec, _) => named(&spec.name, None),
             WhisperSpec::Isolated(spec) => Self::name(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => name.clone(),
@@ -231,6 +236,7 @@ impl Kind for Whisper {
                 };
                 Some(WhisperSpec::Onnx(spec, stamps.clone()))
             }
+            WhisperSpec::Optimum(..) => None,
             WhisperSpec::Isolated(spec) => Self::on_cpu(spec).map(WhisperSpec::isolated),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::on_cpu(name).map(WhisperSpec::Fake),
@@ -243,6 +249,7 @@ impl Kind for Whisper {
                 spec.cuda_device.map_or(DeviceId::Cpu, DeviceId::Cuda)
             }
             WhisperSpec::Onnx(spec, _) => spec.cuda_device.map_or(DeviceId::Cpu, DeviceId::Cuda),
+            WhisperSpec::Optimum(..) => DeviceId::Cpu,
             WhisperSpec::Isolated(spec) => Self::device(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => crate::inference::fake::device(name),
@@ -259,6 +266,7 @@ impl Kind for Whisper {
             WhisperSpec::Onnx(spec, [encoder, decoder]) => {
                 spec.footprint(encoder.size, decoder.size)
             }
+            WhisperSpec::Optimum(spec, _) => spec.footprint(),
             WhisperSpec::Isolated(spec) => {
                 let model = Self::footprint(spec)?;
                 match Self::device(spec) {
@@ -287,6 +295,7 @@ impl Kind for Whisper {
         match spec {
             WhisperSpec::WhisperCpp(spec, _) => Ok(Arc::new(WhisperCppModel::load(spec)?)),
             WhisperSpec::Onnx(spec, _) => Ok(Arc::new(OnnxWhisperModel::load(spec)?)),
+            WhisperSpec::Optimum(spec, _) => Ok(Arc::new(OptimumModel::load(spec)?)),
             WhisperSpec::Isolated(spec) => Ok(Arc::new(IsolatedModel::load(spec.engine()?)?)),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(name) => Ok(Arc::new(crate::inference::fake::FakeSpeechModel::load(
@@ -342,7 +351,7 @@ impl Kind for Whisper {
     fn permits(spec: &WhisperSpec) -> usize {
         match spec {
             WhisperSpec::WhisperCpp(spec, _) => spec.threads.max(1) as usize,
-            WhisperSpec::Onnx(..) => 1,
+            WhisperSpec::Onnx(..) | WhisperSpec::Optimum(..) => 1,
             WhisperSpec::Isolated(spec) => Self::permits(spec),
             #[cfg(any(test, feature = "test-support"))]
             WhisperSpec::Fake(_) => 1,

@@ -16,11 +16,12 @@ use crate::inference::isolated::Isolation;
 use crate::inference::manifest;
 use crate::inference::onnx::vad::SileroSpec;
 use crate::inference::onnx::whisper::OnnxWhisperSpec;
+use crate::inference::onnx::whisper::optimum::OptimumSpec;
 use crate::inference::times::Times;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::{
-    BatchParams, CancelToken, Decoded, EngineError, Language, ProcessStats, VAD_FRAME, VadBlock,
-    VadProbs, VadState, Window,
+    BatchParams, CancelToken, Decoded, EngineError, Language, Layout, ProcessStats, VAD_FRAME,
+    VadBlock, VadProbs, VadState, Window,
 };
 use crate::registry::{
     Class, Degraded, FileStamp, FirstOf, Lease, ModelStats, Registry, Request, Ticket, VadSpec,
@@ -132,6 +133,9 @@ pub fn speech_spec(
             ),
         }));
     }
+    if let Some(export) = &found.export {
+        return optimum_spec(&found, export, cuda_device, isolation);
+    }
     if own == manifest::Engine::OnnxRuntime {
         return onnx_spec(&found, cuda_device, isolation);
     }
@@ -177,6 +181,33 @@ fn onnx_spec(
     };
     let isolated = isolation.is_process(cuda_device.is_some())?;
     let spec = WhisperSpec::Onnx(spec, [encoder_stamp, decoder_stamp]);
+    Ok(if isolated { spec.isolated() } else { spec })
+}
+
+fn optimum_spec(
+    found: &manifest::ResolvedModel,
+    export: &manifest::Export,
+    cuda_device: Option<u32>,
+    isolation: Isolation,
+) -> Result<WhisperSpec, EngineError> {
+    if cuda_device.is_some() {
+        return Err(EngineError::Unsupported(format!(
+            "{} has Optimum's layout, which runs on the processor alone: set device=cpu, or name graphs that scribe-models \
+             makes (scribe-models import --type onnx-f16)",
+            found.id
+        )));
+    }
+    // Names in it say what a file is: it may be a link to one that has another.
+    let files = export.files();
+    let stamps = files.iter().map(|file| Ok(FileStamp::of(file)?.1));
+    let stamps = stamps.collect::<Result<_, EngineError>>()?;
+    let spec = OptimumSpec {
+        export: export.clone(),
+        name: found.id.clone(),
+        word_time_offset: word_time_offset(found),
+    };
+    let isolated = isolation.is_process(false)?;
+    let spec = WhisperSpec::Optimum(spec, stamps);
     Ok(if isolated { spec.isolated() } else { spec })
 }
 
@@ -257,6 +288,8 @@ pub struct Models {
     default_beam: u32,
     multilingual: bool,
     engine: String,
+    layout: Layout,
+    word_times: bool,
     /// What was given up to have them.
     given_up: Mutex<Vec<Degraded>>,
 }
@@ -307,6 +340,8 @@ impl Models {
             default_beam: info.default_beam,
             multilingual: info.multilingual,
             engine: format!("{} on {}", info.name, info.engine),
+            layout: info.layout,
+            word_times: info.word_times,
             given_up: Mutex::new(given_up),
             speech,
             vad,
@@ -337,6 +372,16 @@ impl Models {
     /// Model, engine and instruction sets.
     pub fn describe(&self) -> String {
         self.engine.clone()
+    }
+
+    /// Whose form the speech model's files have.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Whether the speech model tells when words were said; else they are spread over the speech.
+    pub fn word_times(&self) -> bool {
+        self.word_times
     }
 
     /// The process that the speech model runs in; `None` for ours.

@@ -18,7 +18,7 @@ use crate::inference::{ProcessStats, exit};
 use crate::intake::ear::{Ear, Refusal};
 use crate::intake::{is_live, sound_caps};
 use crate::registry::ModelStats;
-use crate::transcribe::file::SessionStats;
+use crate::transcribe::file::{Models, SessionStats};
 use crate::transcript::cues::{CueStyle, Preset};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -49,6 +49,14 @@ pub(super) fn whisper_line(level: Level, line: &str) {
     gst::log_with_level!(WHISPER_CAT, level, "{line}");
 }
 
+/// The speech model, for `stats`.
+#[derive(Default)]
+struct Engine {
+    name: String,
+    layout: &'static str,
+    word_times: bool,
+}
+
 /// What streaming has built up. Reset on PAUSED to READY; a flush resets what the worker holds.
 #[derive(Default)]
 struct State {
@@ -56,7 +64,7 @@ struct State {
     group: Option<gst::GroupId>,
     pango: bool,
     flow: Option<gst::FlowError>,
-    engine: String,
+    engine: Engine,
     stats: SessionStats,
     model: Option<ModelStats>,
     process: Option<ProcessStats>,
@@ -104,8 +112,12 @@ impl Transcriber {
         self.state().flow = None;
     }
 
-    pub(super) fn set_engine(&self, engine: &str) {
-        self.state().engine = engine.to_owned();
+    pub(super) fn set_engine(&self, models: &Models) {
+        self.state().engine = Engine {
+            name: models.describe(),
+            layout: models.layout().word(),
+            word_times: models.word_times(),
+        };
     }
 
     pub(super) fn set_stats(&self, stats: &SessionStats, process: Option<ProcessStats>) {
@@ -379,7 +391,9 @@ impl Transcriber {
         let stats = &state.stats;
         let process = state.process;
         gst::Structure::builder("scribe/stats")
-            .field("engine", state.engine.as_str())
+            .field("engine", state.engine.name.as_str())
+            .field("layout", state.engine.layout)
+            .field("word-times", state.engine.word_times)
             .field("audio-seconds", stats.audio_seconds)
             .field("speech-seconds", stats.speech_seconds)
             .field("windows", stats.windows)

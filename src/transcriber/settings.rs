@@ -265,7 +265,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
     let d = Settings::default();
     let ms = |name, nick, blurb, most, default| count(name, nick, blurb, 0..=most, default);
     vec![
-        text("model", "Model", "Whisper model: a name (tiny.en, base-q5_1, large-v3-turbo), an id, or the path of a ggml file or of NAME.encoder.onnx. Empty: the default model. `scribe-models list` shows what is there", &d.model),
+        text("model", "Model", "Whisper model: a name (tiny.en, base-q5_1, large-v3-turbo), an id, or the path of a ggml file, of NAME.encoder.onnx, or of a folder with a Whisper model as Optimum exports it (slower). Empty: the default model. `scribe-models list` shows what is there", &d.model),
         text("vad-model", "VAD model", "Voice activity model: a name or the path of the Silero ONNX file. Empty: the default", &d.vad_model),
         text("language-code", "Language", "Language that is spoken, as ISO 639-1 or BCP 47 (en, en-US); auto: heard from the speech", &d.language_code),
         glib::ParamSpecEnum::builder_with_default("task", d.task).nick("Task").blurb("Text in the language that is spoken, or in English").mutable_ready().build(),
@@ -299,6 +299,6 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         count("lateness", "Lateness", "Added to the running time of the text, in milliseconds: later captions for less latency", 0..=u32::MAX, d.lateness_ms),
         count("max-buffered", "Buffered sound", "Sound that waits in the element before upstream is held, in milliseconds", 1_000..=600_000, d.max_buffered_ms),
         flag("post-messages", "Post messages", "Post scribe/transcript and scribe/progress element messages", d.post_messages),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, seconds of sound and of speech, windows, windows decoded again, words; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, layout of the model's files (ggml; scribe: our own graphs; optimum: an export, which is slower), whether it gives word times (else they are spread over the speech), seconds of sound and of speech, windows, windows decoded again, words; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
     ]
 }

@@ -224,7 +224,7 @@ impl Worker {
                 progress(gst::ProgressType::Complete, "The models are loaded");
                 if let Some(element) = self.element.upgrade() {
                     gst::info!(CAT, obj = element, "{}", models.describe());
-                    element.imp().set_engine(&models.describe());
+                    element.imp().set_engine(&models);
                     self.tell_degraded(&element, &models);
                 }
                 Ok(Loaded {

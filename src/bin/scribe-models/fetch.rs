@@ -12,6 +12,7 @@ use gstscribe::inference::manifest::{
 
 use crate::archive;
 use crate::convert::{self, ConvertError, Converted};
+use crate::exports::Official;
 use crate::failure::{Failure, Trouble};
 use crate::http::{Web, shown};
 use crate::pypi;
@@ -26,9 +27,21 @@ pub fn fetch(
     default: bool,
     all_pypi: bool,
 ) -> Result<(), Failure> {
-    let entries = wanted(catalog, names, default, all_pypi)?;
+    let mut exports = Vec::new();
+    let mut others = Vec::new();
+    for name in names {
+        match Official::of(name) {
+            Some(export) => exports.push(export?),
+            None => others.push(name.clone()),
+        }
+    }
+    let entries = wanted(catalog, &others, default, all_pypi)?;
     let fetcher = Fetcher::new(settings);
     let mut failed = Vec::new();
+    for export in exports {
+        let folder = export.fetch(settings, &fetcher.web)?;
+        crate::answer(folder.display());
+    }
     for entry in &entries {
         match fetcher.model(entry) {
             Ok(path) => crate::answer(format_args!("{}  {}", entry.id, path.display())),

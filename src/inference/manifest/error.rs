@@ -63,10 +63,18 @@ pub enum ModelError {
         path: PathBuf,
     },
     /// A path to a folder.
-    #[error("{} is a folder, and a model is one file: name the file in it, or make one out of a CTranslate2 folder with `scribe-models import {}`", path.display(), path.display())]
+    #[error("{} is a folder, and a model is one file, or a folder with encoder_model.onnx and a decoder as Optimum exports them: name the file in it, or make one out of a CTranslate2 folder with `scribe-models import {}`", path.display(), path.display())]
     Directory {
         /// The path.
         path: PathBuf,
+    },
+    /// A Whisper model in Optimum's layout that lacks a file.
+    #[error("{} is of a Whisper model as Optimum exports them, and that is not whole: {why}", path.display())]
+    Incomplete {
+        /// The folder, or the graph that was named.
+        path: PathBuf,
+        /// What is missing, and what should be there.
+        why: String,
     },
     /// A file of no bytes.
     #[error("model file {} is empty: {}", path.display(), again(id.as_deref()))]

@@ -175,6 +175,31 @@ pub(super) fn load_on(
     known: Option<&Digest>,
     room: Option<Room>,
 ) -> Result<(Session, Digest), EngineError> {
+    let (session, digest) = open(path, known, room, ports.want_our_operators())?;
+    let invalid = |why: String| EngineError::InvalidModel {
+        path: path.to_owned(),
+        why,
+    };
+    match_ports("input", session.inputs(), &ports.inputs).map_err(invalid)?;
+    match_ports("output", session.outputs(), &ports.outputs).map_err(invalid)?;
+    if session.inputs().len() != ports.inputs.len() {
+        let names: Vec<&str> = session.inputs().iter().map(Outlet::name).collect();
+        return Err(invalid(format!(
+            "it wants the inputs {}, and {} are known",
+            names.join(", "),
+            ports.inputs.len()
+        )));
+    }
+    Ok((session, digest))
+}
+
+/// The same, whatever the graph takes and gives: the caller looks.
+pub(super) fn open(
+    path: &Path,
+    known: Option<&Digest>,
+    room: Option<Room>,
+    with_our_operators: bool,
+) -> Result<(Session, Digest), EngineError> {
     let invalid = |why: String| EngineError::InvalidModel {
         path: path.to_owned(),
         why,
@@ -199,7 +224,7 @@ pub(super) fn load_on(
         }
     };
     let mut builder = builder(environment).map_err(refused)?;
-    if ports.want_our_operators() {
+    if with_our_operators {
         builder = super::domain()
             .and_then(|domain| Ok(builder.with_operators(domain)?))
             .map_err(refused)?;
@@ -211,16 +236,6 @@ pub(super) fn load_on(
         .commit_from_memory(&bytes)
         .and_then(|session| arena::watch(&session).map(|()| session))
         .map_err(refused)?;
-    match_ports("input", session.inputs(), &ports.inputs).map_err(invalid)?;
-    match_ports("output", session.outputs(), &ports.outputs).map_err(invalid)?;
-    if session.inputs().len() != ports.inputs.len() {
-        let names: Vec<&str> = session.inputs().iter().map(Outlet::name).collect();
-        return Err(invalid(format!(
-            "it wants the inputs {}, and {} are known",
-            names.join(", "),
-            ports.inputs.len()
-        )));
-    }
     Ok((session, digest))
 }
 

@@ -20,6 +20,9 @@ const PROPERTY_BYTES_MAX: u64 = 4 << 20;
 /// Graphs within graphs (loops, conditions).
 const NESTED_GRAPHS_MAX: usize = 16;
 
+/// Numbers of a model's graph and of a graph's outputs.
+const GRAPH: u64 = 7;
+const OUTPUT: u64 = 12;
 /// Data types by ONNX's numbers.
 const FLOAT: u64 = 1;
 const STRING: u64 = 8;
@@ -114,6 +117,85 @@ pub(super) fn property(path: &Path, key: &str) -> Result<Option<String>, EngineE
         Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => Ok(None),
         Err(e) => Err(failed(e)),
     }
+}
+
+/// Whether the graph in `path` has an output of that name. Reads no more of the file than its outputs; what is no ONNX file
+/// has none.
+pub(super) fn has_output(path: &Path, name: &str) -> Result<bool, EngineError> {
+    let failed = |e: std::io::Error| EngineError::ModelFile {
+        path: path.to_owned(),
+        why: e.to_string(),
+    };
+    let mut file = BufReader::new(File::open(path).map_err(failed)?);
+    let mut found = false;
+    let looked = fields_of(&mut file, None, &mut |file, number, length| {
+        if number != GRAPH {
+            return Ok(false);
+        }
+        fields_of(file, Some(length), &mut |file, number, length| {
+            if number != OUTPUT || length > PROPERTY_BYTES_MAX {
+                return Ok(false);
+            }
+            let mut value = vec![0; length as usize];
+            file.read_exact(&mut value)?;
+            let mut fields = Fields::new(&value);
+            while let Ok(Some((number, value))) = fields.next() {
+                found |=
+                    matches!((number, value), (1, Value::Bytes(own)) if own == name.as_bytes());
+            }
+            Ok(true)
+        })?;
+        Ok(true)
+    });
+    match looked {
+        Ok(()) => Ok(found),
+        Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            Ok(found)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Goes through the fields of a message, up to `length` bytes or to the end of the file. `look` is given the number and the
+/// length of each that has bytes, and says whether it has read them.
+fn fields_of<R: Read + Seek>(
+    file: &mut R,
+    length: Option<u64>,
+    look: &mut dyn FnMut(&mut R, u64, u64) -> std::io::Result<bool>,
+) -> std::io::Result<()> {
+    let odd = || std::io::Error::from(ErrorKind::InvalidData);
+    let end = match length {
+        Some(length) => Some(
+            file.stream_position()?
+                .checked_add(length)
+                .ok_or_else(odd)?,
+        ),
+        None => None,
+    };
+    while end.is_none() || file.stream_position()? < end.unwrap_or(0) {
+        let Some(field) = varint_of(file)? else {
+            return Ok(());
+        };
+        let skip = match field & 7 {
+            0 => {
+                varint_of(file)?.ok_or_else(odd)?;
+                continue;
+            }
+            1 => 8,
+            5 => 4,
+            2 => {
+                let length = varint_of(file)?.ok_or_else(odd)?;
+                if look(file, field >> 3, length)? {
+                    continue;
+                }
+                length
+            }
+            _ => return Err(odd()),
+        };
+        let skip = i64::try_from(skip).map_err(|_| odd())?;
+        file.seek(SeekFrom::Current(skip))?;
+    }
+    Ok(())
 }
 
 fn find_property(file: &mut (impl Read + Seek), key: &str) -> std::io::Result<Option<String>> {

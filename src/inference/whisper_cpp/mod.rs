@@ -24,7 +24,8 @@ use std::time::{Duration, SystemTime};
 use whisper_rs::{DtwParameters, WhisperContext, WhisperContextParameters};
 
 use super::{
-    BatchParams, EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, pages, whisper,
+    BatchParams, EngineError, Footprint, Layout, SpeechModel, SpeechModelInfo, SpeechToText, pages,
+    whisper,
 };
 use alignment::Alignment;
 use footprint::Memory;
@@ -209,6 +210,8 @@ impl WhisperCppModel {
             max_batch: 1,
             default_beam: DEFAULT_BEAM,
             word_time_offset: spec.word_time_offset,
+            layout: Layout::Ggml,
+            word_times: spec.word_times,
         };
         Ok(Self {
             context,

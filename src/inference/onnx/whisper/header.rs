@@ -67,10 +67,10 @@ pub(super) struct Header {
     /// Form in which our own operators ([`crate::inference::onnx::cross`] and [`crate::inference::onnx::past`]) take keys and
     /// values; 0 without them.
     #[serde(default)]
-    operators: u32,
+    pub operators: u32,
     /// The first graphs with an operator of ours said this.
     #[serde(default)]
-    cross_halves: bool,
+    pub cross_halves: bool,
 }
 
 impl Header {
@@ -88,7 +88,15 @@ impl Header {
                 "it is of {which} form than this scribe: make it anew, with scribe-models fetch or import"
             ));
         }
-        let wrong = |what: String| Err(format!("its property \"{PROPERTY}\" says {what}"));
+        header
+            .check()
+            .map_err(|what| format!("its property \"{PROPERTY}\" says {what}"))?;
+        Ok(header)
+    }
+
+    /// Whether there is such a model; what is odd, if not.
+    pub fn check(&self) -> Result<(), String> {
+        let (header, wrong) = (self, Err);
         if !(1..=20).contains(&header.heads) || header.width != header.heads * HEAD {
             return wrong(format!(
                 "a width of {} in {} heads, and heads are {HEAD} wide",
@@ -118,7 +126,7 @@ impl Header {
             }
             seen.push(*head);
         }
-        Ok(header)
+        Ok(())
     }
 
     /// The decoder's attention is operators of ours.

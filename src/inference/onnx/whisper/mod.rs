@@ -25,6 +25,7 @@ mod decode;
 mod entries;
 mod header;
 mod lane;
+pub mod optimum;
 mod runner;
 mod sound;
 mod vocabulary;
@@ -43,7 +44,7 @@ use super::cuda::Room;
 use super::protobuf;
 use crate::inference::times::{Meter, Times};
 use crate::inference::{
-    EngineError, Footprint, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
+    EngineError, Footprint, Layout, SpeechModel, SpeechModelInfo, SpeechToText, whisper,
 };
 use header::{Header, OnCard};
 use lane::Lane;
@@ -177,7 +178,8 @@ impl OnnxWhisperSpec {
 
 fn foreign() -> String {
     format!(
-        "it has no property \"{}\": only graphs that scribe-models makes can be used, not those of other exporters",
+        "it has no property \"{}\": of other exporters only folders in Optimum's layout can be used (config.json, \
+         encoder_model.onnx, decoder_model_merged.onnx); name the folder",
         header::PROPERTY
     )
 }
@@ -269,6 +271,8 @@ impl OnnxWhisperModel {
             max_batch: header.windows(),
             default_beam: DEFAULT_BEAM,
             word_time_offset: spec.word_time_offset,
+            layout: Layout::Scribe,
+            word_times: !header.alignment_heads.is_empty(),
         };
         let model = Self {
             spec: spec.clone(),

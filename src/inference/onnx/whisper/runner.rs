@@ -54,17 +54,40 @@ pub(super) trait Runner: Send {
 /// What a step of the decoder gave.
 pub(super) struct Step {
     /// `[rows, vocabulary]`
-    logits: DynValue,
+    pub logits: Floats,
     /// `[windows, heads, steps of all rows, 1500]`
-    attention: Option<DynValue>,
-    vocab: usize,
+    pub attention: Option<Floats>,
+    pub vocab: usize,
+}
+
+/// Values as a graph gave them, or put in order.
+pub(super) enum Floats {
+    Tensor(DynValue),
+    Own(Vec<f32>),
+}
+
+impl Floats {
+    fn values(&self) -> Result<&[f32], EngineError> {
+        match self {
+            Self::Tensor(tensor) => {
+                let found = tensor.try_extract_tensor::<f32>();
+                Ok(found.map_err(|e| checked::error(TASK, &e))?.1)
+            }
+            Self::Own(values) => Ok(values),
+        }
+    }
 }
 
 impl Step {
     /// Values for the next token of each row, one behind the other.
     pub fn logits(&mut self) -> Result<&mut [f32], EngineError> {
-        let found = self.logits.try_extract_tensor_mut::<f32>();
-        let (_, values) = found.map_err(|e| checked::error(TASK, &e))?;
+        let values = match &mut self.logits {
+            Floats::Tensor(tensor) => {
+                let found = tensor.try_extract_tensor_mut::<f32>();
+                found.map_err(|e| checked::error(TASK, &e))?.1
+            }
+            Floats::Own(values) => values,
+        };
         debug_assert_eq!(values.len() % self.vocab, 0);
         Ok(values)
     }
@@ -72,10 +95,7 @@ impl Step {
     /// How each window's heads looked at the sound, `[heads, tokens of all rows, 1500]` one window behind the other;
     /// nothing if the graph does not say.
     pub fn attention(&self) -> Result<Option<&[f32]>, EngineError> {
-        let found = self.attention.as_ref();
-        let values = found.map(|value| value.try_extract_tensor::<f32>());
-        let values = values.transpose().map_err(|e| checked::error(TASK, &e))?;
-        Ok(values.map(|(_, values)| values))
+        self.attention.as_ref().map(Floats::values).transpose()
     }
 }
 
@@ -322,8 +342,8 @@ impl Pair {
         }
         self.cache.grow(part, steps);
         let mut step = Step {
-            logits,
-            attention,
+            logits: Floats::Tensor(logits),
+            attention: attention.map(Floats::Tensor),
             vocab,
         };
         of_size(step.logits()?, rows * vocab, "logits")?;
@@ -387,7 +407,7 @@ impl Runner for Pair {
     }
 }
 
-fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
+pub(super) fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
     // One that is none makes each sum none.
     if values.iter().sum::<f32>().is_finite() {
         Ok(())
@@ -396,7 +416,7 @@ fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
     }
 }
 
-fn of_size<T>(values: &[T], size: usize, name: &str) -> Result<(), EngineError> {
+pub(super) fn of_size<T>(values: &[T], size: usize, name: &str) -> Result<(), EngineError> {
     if values.len() == size {
         return Ok(());
     }

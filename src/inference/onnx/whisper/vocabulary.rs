@@ -11,7 +11,7 @@ use std::ops::Range;
 pub(super) const PROPERTY: &str = "vocabulary";
 /// Plain tokens, in which the English and the multilingual vocabularies are alike in number. Behind them the multilingual
 /// ones have a number that is not used.
-const PLAIN: usize = 50_256;
+pub(super) const PLAIN: usize = 50_256;
 /// Marks that are no languages: end, start, six more, and 1501 times of 20 ms.
 const OTHER_MARKS: usize = 8 + 1501;
 /// No token is longer; the longest of Whisper's has 128 bytes.
@@ -86,26 +86,34 @@ pub(super) struct Vocabulary {
     /// With the marks.
     len: usize,
     suppressed: Vec<u32>,
-    space: Option<u32>,
+    not_first: Vec<u32>,
 }
 
 impl Vocabulary {
     /// From the property's text, for a model of `len` tokens with their marks.
     pub fn parse(text: &str, len: usize) -> Result<Self, String> {
+        // Nothing but the line feed separates: some tokens hold other ends of lines.
+        Self::of_words(text.split('\n'), len)
+            .map_err(|what| format!("its property \"{PROPERTY}\" has {what}"))
+    }
+
+    /// From tokens in GPT-2's alphabet, in the order of their numbers; what comes behind the plain ones is passed over.
+    pub fn of_words<'a>(words: impl Iterator<Item = &'a str>, len: usize) -> Result<Self, String> {
         let alphabet = alphabet();
         let mut tokens = Vec::with_capacity(PLAIN + 1);
-        // Nothing but the line feed separates: some tokens hold other ends of lines.
-        for (number, line) in text.split('\n').take(PLAIN).enumerate() {
+        for (number, word) in words.take(PLAIN).enumerate() {
             let byte = |c: char| alphabet.get(c as usize).copied().flatten();
-            let token: Option<Vec<u8>> = line.chars().map(byte).collect();
-            tokens.push(token.filter(|token| !token.is_empty()).ok_or_else(|| {
-                format!("token {number} of its property \"{PROPERTY}\" is not in GPT-2's alphabet")
-            })?);
+            let token: Option<Vec<u8>> = word.chars().map(byte).collect();
+            tokens.push(
+                token
+                    .filter(|token| !token.is_empty())
+                    .ok_or_else(|| format!("a token {number} that is not in GPT-2's alphabet"))?,
+            );
         }
         let multilingual = len > PLAIN + OTHER_MARKS + 99;
         if tokens.len() < PLAIN || len < PLAIN + OTHER_MARKS {
             return Err(format!(
-                "its property \"{PROPERTY}\" has {} tokens, and {PLAIN} plain ones are wanted for {len}",
+                "{} tokens, and {PLAIN} plain ones are wanted for {len}",
                 tokens.len()
             ));
         }
@@ -121,7 +129,7 @@ impl Vocabulary {
         let mut starts = vec![0];
         for (number, token) in tokens.iter().enumerate() {
             if token.len() > TOKEN_BYTES_MAX {
-                return Err(format!("its token {number} has {} bytes", token.len()));
+                return Err(format!("a token {number} of {} bytes", token.len()));
             }
             bytes.extend_from_slice(token);
             starts.push(bytes.len() as u32);
@@ -132,7 +140,7 @@ impl Vocabulary {
             sorted: Vec::new(),
             len,
             suppressed: Vec::new(),
-            space: None,
+            not_first: Vec::new(),
         };
         let empty = |n: &u32| tokens[*n as usize].is_empty();
         let mut sorted: Vec<u32> = (0..tokens.len() as u32).filter(|n| !empty(n)).collect();
@@ -142,12 +150,13 @@ impl Vocabulary {
             .find(|w| tokens[w[0] as usize] == tokens[w[1] as usize]);
         if let Some(twice) = twice {
             return Err(format!(
-                "its tokens {} and {} are the same",
+                "tokens {} and {} that are the same",
                 twice[0], twice[1]
             ));
         }
         vocabulary.sorted = sorted;
-        vocabulary.space = vocabulary.find(b" ");
+        let space = vocabulary.find(b" ");
+        vocabulary.not_first = space.into_iter().chain([vocabulary.end()]).collect();
         vocabulary.suppressed = vocabulary.no_speech_signs();
         let unused = (0..tokens.len() as u32).filter(empty);
         vocabulary.suppressed.extend(unused);
@@ -222,7 +231,18 @@ impl Vocabulary {
 
     /// What no text begins with.
     pub fn not_first(&self) -> impl Iterator<Item = u32> {
-        self.space.into_iter().chain([self.end()])
+        self.not_first.iter().copied()
+    }
+
+    /// Nor has a text these in it, or those at its beginning. Marks are forbidden or wanted by themselves.
+    pub fn forbid(&mut self, always: &[u32], first: &[u32]) {
+        let end = self.end();
+        self.suppressed.extend(always.iter().filter(|n| **n < end));
+        self.suppressed.sort_unstable();
+        self.suppressed.dedup();
+        self.not_first.extend(first.iter().filter(|n| **n <= end));
+        self.not_first.sort_unstable();
+        self.not_first.dedup();
     }
 
     /// The tokens of a text.
@@ -440,7 +460,7 @@ pub(super) mod tests {
         assert!(
             Vocabulary::parse("a\nb c", 51_864)
                 .unwrap_err()
-                .contains("token 1")
+                .contains("a token 1 ")
         );
         assert!(
             Vocabulary::parse("a", 51_864)
@@ -448,6 +468,6 @@ pub(super) mod tests {
                 .contains("has 1 tokens")
         );
         let twice = Vocabulary::of(&[b"a".to_vec(), b"a".to_vec()], 3000).unwrap_err();
-        assert!(twice.contains("are the same"), "{twice}");
+        assert!(twice.contains("that are the same"), "{twice}");
     }
 }
