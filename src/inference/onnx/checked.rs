@@ -11,13 +11,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use ort::operator::OperatorDomain;
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use sha2::{Digest as _, Sha256};
 
 use super::cuda::{self, Room};
-use super::{arena, cross, library, protobuf};
+use super::{arena, attention, cross, library, protobuf};
 use crate::inference::{EngineError, manifest};
 
 /// A longer file is not read: no message of protobuf can be longer.
@@ -70,8 +71,8 @@ impl Port {
 }
 
 impl Ports {
-    /// Whether there are halves, which only our operator takes: no other graph gets it.
-    fn want_our_operator(&self) -> bool {
+    /// Whether there are halves, which only our operator of the decoder takes: no other graph gets it.
+    fn want_halves(&self) -> bool {
         self.inputs.iter().any(|port| port.element == Element::U16)
     }
 
@@ -181,8 +182,9 @@ pub(super) fn load_on(
         }
     };
     let mut builder = builder(environment).map_err(refused)?;
-    if ports.want_our_operator() {
-        builder = cross::domain()
+    let attends = protobuf::wants(&bytes, attention::NAME).map_err(invalid)?;
+    if attends || ports.want_halves() {
+        builder = operators(attends, ports)
             .and_then(|domain| Ok(builder.with_operators(domain)?))
             .map_err(refused)?;
     }
@@ -204,6 +206,18 @@ pub(super) fn load_on(
         )));
     }
     Ok((session, digest))
+}
+
+/// Our operators for a graph.
+fn operators(attends: bool, ports: &Ports) -> Result<OperatorDomain, ort::Error> {
+    let mut domain = OperatorDomain::new(cross::DOMAIN)?;
+    if attends {
+        domain = domain.add(attention::SelfAttention)?;
+    }
+    if ports.want_halves() {
+        domain = domain.add(cross::CrossAttention)?;
+    }
+    Ok(domain)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {

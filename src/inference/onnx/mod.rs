@@ -2,6 +2,7 @@
 //! Models on ONNX Runtime.
 
 pub mod arena;
+pub mod attention;
 pub mod checked;
 pub mod cross;
 pub mod cuda;

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::cross;
+use super::{attention, cross};
 use crate::inference::EngineError;
 
 /// A longer property is passed over.
@@ -274,13 +274,37 @@ fn node(bytes: &[u8], depth: usize) -> Result<(), String> {
             _ => {}
         }
     }
-    if domain == cross::DOMAIN.as_bytes() && operator != cross::NAME.as_bytes() {
+    let known = [cross::NAME, attention::NAME].map(str::as_bytes);
+    if domain == cross::DOMAIN.as_bytes() && !known.contains(&operator) {
         let operator = String::from_utf8_lossy(&operator[..operator.len().min(64)]);
         return Err(format!(
             "it wants an operator {operator:?} of ours, which there is not: it was made by a newer version"
         ));
     }
     Ok(())
+}
+
+/// Whether the graph of a model that was checked has an operator of ours.
+pub(super) fn wants(bytes: &[u8], operator: &str) -> Result<bool, String> {
+    let (mut model, ours) = (Fields::new(bytes), cross::DOMAIN.as_bytes());
+    while let Some((number, value)) = model.next()? {
+        let mut graph = Fields::new(if number == 7 { message(value)? } else { &[] });
+        while let Some((number, value)) = graph.next()? {
+            let mut node = Fields::new(if number == 1 { message(value)? } else { &[] });
+            let mut found = [false; 2];
+            while let Some((number, value)) = node.next()? {
+                match number {
+                    4 => found[0] = message(value)? == operator.as_bytes(),
+                    7 => found[1] = message(value)? == ours,
+                    _ => {}
+                }
+            }
+            if found == [true; 2] {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn attribute(bytes: &[u8], depth: usize) -> Result<(), String> {
@@ -587,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn of_our_operators_there_is_one() {
+    fn of_our_operators_there_are_two() {
         let model = |operator: &[u8], domain: &[u8]| {
             field(
                 7,
@@ -596,6 +620,14 @@ mod tests {
         };
 
         assert_eq!(check(&model(b"CrossAttention", b"scribe")), Ok(()));
+        let attends = model(b"SelfAttention", b"scribe");
+        assert_eq!(check(&attends), Ok(()));
+        assert_eq!(wants(&attends, "SelfAttention"), Ok(true));
+        assert_eq!(wants(&attends, "CrossAttention"), Ok(false));
+        assert_eq!(
+            wants(&model(b"SelfAttention", b""), "SelfAttention"),
+            Ok(false)
+        );
         assert_eq!(check(&model(b"Gelu", b"")), Ok(()));
         for operator in [&b"Gelu"[..], b"crossattention", b""] {
             assert!(refusal(&model(operator, b"scribe")).contains("of ours"));

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use gstscribe::inference::onnx::cross;
+use gstscribe::inference::onnx::{attention, cross};
 
 use super::ct2::Array;
 use super::halves;
@@ -176,7 +176,7 @@ impl Graph {
     ) {
         let domain = match op {
             "DynamicQuantizeMatMul" | "MultiHeadAttention" => MICROSOFT,
-            cross::NAME => {
+            cross::NAME | attention::NAME => {
                 self.ours = true;
                 cross::DOMAIN
             }

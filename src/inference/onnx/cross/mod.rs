@@ -15,7 +15,7 @@
 mod kernel;
 
 use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
 use ort::value::TensorElementType;
 
@@ -34,11 +34,6 @@ pub const POSITIONS: usize = WINDOW_FRAMES / 2;
 pub const TILE: usize = 32;
 /// Positions with those that fill up the last tile.
 pub const PADDED: usize = POSITIONS.next_multiple_of(TILE);
-
-/// The domain with its one operator, for a session.
-pub(super) fn domain() -> Result<OperatorDomain, ort::Error> {
-    OperatorDomain::new(DOMAIN)?.add(CrossAttention)
-}
 
 /// Keys as the encoder gives them, `[heads, 64, 1500]`, as this wants them. What a half cannot hold becomes the largest.
 pub fn arrange_keys(from: &[f32], to: &mut [u16]) {
@@ -64,7 +59,8 @@ pub fn arrange_values(from: &[f32], to: &mut [u16]) {
     }
 }
 
-struct CrossAttention;
+/// For a session's domain.
+pub(super) struct CrossAttention;
 
 impl Operator for CrossAttention {
     type Kernel<'attr> = Attention;
@@ -100,7 +96,7 @@ impl Operator for CrossAttention {
 }
 
 /// One node's, with room for what it works out.
-struct Attention {
+pub(super) struct Attention {
     /// Heads whose shares are given.
     followers: Vec<usize>,
     isa: Isa,

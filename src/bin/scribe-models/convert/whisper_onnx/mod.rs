@@ -35,8 +35,9 @@
 //! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
 //! table of tokens is f16 in any case.
 //!
-//! With `int8` too, the decoder's attention to the sound is one operator of ours (`gstscribe::inference::onnx::cross`),
-//! which takes `cross_k_l` and `cross_v_l` as halves in an order of its own; the note `whisper` then says `cross_halves`.
+//! With `int8` too, the encoder's attention is an operator of ours (`gstscribe::inference::onnx::attention`), and the
+//! decoder's to the sound is another (`gstscribe::inference::onnx::cross`), which takes `cross_k_l` and `cross_v_l` as halves in
+//! an order of its own; the note `whisper` then says `cross_halves`.
 //!
 //! With `f16` all weights and everything between inputs and outputs have 16 bits, which is for cards. Inputs and outputs stay
 //! f32, with casts behind and before them: a caller then has one form of cache for all types. Scores that are masked are
@@ -49,7 +50,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use gstscribe::inference::manifest::GraphType;
-use gstscribe::inference::onnx::cross;
+use gstscribe::inference::onnx::{attention, cross};
 
 use self::balance::Balance;
 use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
@@ -290,14 +291,19 @@ impl Model<'_> {
 
     fn encoder_layer(&self, g: &mut Graph, x: Value, layer: usize) -> Converted<Value> {
         let name = format!("encoder/layer_{layer}");
-        let (attention, feed) = (format!("{name}/self_attention"), format!("{name}/ffn"));
-        let y = self.norm(g, &x, &format!("{attention}/layer_norm"))?;
-        let from = format!("{attention}/linear_0");
+        let (own, feed) = (format!("{name}/self_attention"), format!("{name}/ffn"));
+        let y = self.norm(g, &x, &format!("{own}/layer_norm"))?;
+        let from = format!("{own}/linear_0");
         let y = self.linear(g, &y, &format!("{name}/qkv"), &from, (3, 1))?;
-        let [q, k, v] = g.split(&y, 2);
-        let heads = [("num_heads", Attribute::Int(self.heads))];
-        let y = g.op_with("MultiHeadAttention", &[&q, &k, &v], &heads);
-        let from = format!("{attention}/linear_1");
+        let y = match self.has_operator() {
+            true => g.op(attention::NAME, &[&y]),
+            false => {
+                let [q, k, v] = g.split(&y, 2);
+                let heads = [("num_heads", Attribute::Int(self.heads))];
+                g.op_with("MultiHeadAttention", &[&q, &k, &v], &heads)
+            }
+        };
+        let from = format!("{own}/linear_1");
         let to = format!("{name}/attn_out");
         let y = match layer {
             0 => self.exact_linear(g, &y, &to, &from, (1, 1))?,
@@ -554,7 +560,7 @@ impl Model<'_> {
         Ok(g.op("Reshape", &[&y, &shape]))
     }
 
-    /// Whether the attention to the sound is our operator, which is for processors.
+    /// Whether the encoder's attention and the decoder's to the sound are our operators, which are for processors.
     fn has_operator(&self) -> bool {
         self.kind == GraphType::Int8
     }
