@@ -340,7 +340,7 @@ impl Products for Tiles {
 /// A configuration of tiles as the processor reads and writes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
-pub(in super::super) struct Configuration([u8; 64]);
+struct Configuration([u8; 64]);
 
 /// Eight tiles of 16 rows of 64 bytes.
 const CONFIGURATION: Configuration = {
@@ -359,7 +359,7 @@ impl Configuration {
     /// # Safety
     ///
     /// The processor must have tiles, and the kernel have let this process use them.
-    pub(in super::super) unsafe fn current() -> Self {
+    unsafe fn current() -> Self {
         let mut found = Self([0; 64]);
         // SAFETY: as the caller promises; it writes 64 bytes.
         unsafe { asm!("sttilecfg [{}]", in(reg) &raw mut found, options(nostack)) };
@@ -369,7 +369,7 @@ impl Configuration {
     /// # Safety
     ///
     /// The same, and it must be one that the processor takes.
-    pub(in super::super) unsafe fn load(&self) {
+    unsafe fn load(&self) {
         // SAFETY: as the caller promises; it reads 64 bytes, and the tiles it clears are the compiler's to lose.
         unsafe {
             asm!(
@@ -465,4 +465,73 @@ pub(super) fn is_of_amd() -> bool {
         .map(u32::to_le_bytes)
         .as_flattened()
         == b"AuthenticAMD"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four tiles of eight rows of 32 bytes.
+    fn another() -> Configuration {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        for tile in 0..4 {
+            bytes[16 + 2 * tile] = 32;
+            bytes[48 + tile] = 8;
+        }
+        Configuration(bytes)
+    }
+
+    /// On a thread of its own, which begins without any.
+    fn on_a_thread(run: impl FnOnce() + Send) {
+        if may_use_tiles() {
+            std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_thread_gets_its_configuration_back() {
+        on_a_thread(|| {
+            // SAFETY: tiles may be used here, and the processor takes this configuration.
+            let (before, between, after) = unsafe {
+                another().load();
+                let before = Configuration::current();
+                let mut between = before;
+                with_tiles(|| between = Configuration::current());
+                (before, between, Configuration::current())
+            };
+
+            assert_eq!(before, another());
+            assert_eq!(between, CONFIGURATION);
+            assert_eq!(after, before);
+        });
+    }
+
+    #[test]
+    fn a_thread_that_had_none_has_none() {
+        on_a_thread(|| {
+            // SAFETY: tiles may be used here.
+            let before = unsafe { Configuration::current() };
+
+            with_tiles(|| ());
+
+            // SAFETY: the same.
+            assert_eq!(unsafe { Configuration::current() }, before);
+            assert_eq!(before, Configuration([0; 64]));
+        });
+    }
+
+    #[test]
+    fn it_gets_it_back_when_something_panics() {
+        on_a_thread(|| {
+            // SAFETY: tiles may be used here, and the processor takes this configuration.
+            unsafe { another().load() };
+
+            let outcome = std::panic::catch_unwind(|| with_tiles(|| panic!("on purpose")));
+
+            assert!(outcome.is_err());
+            // SAFETY: the same.
+            assert_eq!(unsafe { Configuration::current() }, another());
+        });
+    }
 }
