@@ -203,6 +203,8 @@ trait Products {
     unsafe fn above(scores: *const f32, bound: f32) -> bool;
     /// Exponentials of 32 scores less the reference, as words; they are added to 32 sums.
     unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32);
+    /// What 32 sums come to.
+    unsafe fn total(sums: *const f32) -> f32;
 }
 
 /// All heads.
@@ -232,6 +234,16 @@ fn bf16(value: f32) -> u32 {
     value.to_bits().wrapping_add(0x8000) >> 16
 }
 
+/// Numbers as words of two.
+#[inline(always)]
+fn pairs(low: [f32; PANEL], high: [f32; PANEL]) -> [u32; PANEL] {
+    let mut words = low.map(bf16);
+    for (word, high) in words.iter_mut().zip(high.map(bf16)) {
+        *word |= high << 16;
+    }
+    words
+}
+
 /// A query or a key as words.
 #[inline(always)]
 fn words_of<const PAIR: usize>(from: &[f32; HEAD]) -> [u32; HEAD] {
@@ -239,13 +251,11 @@ fn words_of<const PAIR: usize>(from: &[f32; HEAD]) -> [u32; HEAD] {
         return from.map(f32::to_bits);
     }
     let mut words = [0; HEAD];
-    let pairs = from.as_chunks::<STRIP>().0;
-    for (words, from) in words.as_chunks_mut::<PANEL>().0.iter_mut().zip(pairs) {
-        let (low, high) = from.split_at(PANEL);
-        for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
-            *word = bf16(*low) | bf16(*high) << 16;
-        }
-    }
+    let ([a, b, c, d], _) = from.as_chunks::<PANEL>() else {
+        return words;
+    };
+    words[..PANEL].copy_from_slice(&pairs(*a, *b));
+    words[PANEL..STRIP].copy_from_slice(&pairs(*c, *d));
     words
 }
 
@@ -264,23 +274,10 @@ fn words_as<P: Products>(from: &[f32; HEAD]) -> [u32; HEAD] {
 unsafe fn take_keys<P: Products>(given: Given<'_>, head: usize, to: *mut u32) {
     let padded = given.positions.next_multiple_of(STRIP);
     let count = HEAD / P::PAIR;
-    // Shares stay the same when all keys are moved by the same, and 16 bits hold what is small more exactly.
-    let mut mean = ZERO;
-    if P::PAIR > 1 {
-        for position in 0..given.positions {
-            let key = given.part(1, head, position);
-            mean.iter_mut().zip(key).for_each(|(mean, v)| *mean += v);
-        }
-        mean.iter_mut().for_each(|v| *v /= given.positions as f32);
-    }
     let mut panel = [[0; HEAD]; PANEL];
     for first in (0..padded).step_by(PANEL) {
         for (n, own) in panel.iter_mut().enumerate() {
-            let mut key = *given.part(1, head, first + n);
-            if first + n < given.positions {
-                key.iter_mut().zip(&mean).for_each(|(v, mean)| *v -= mean);
-            }
-            *own = words_as::<P>(&key);
+            *own = words_as::<P>(given.part(1, head, first + n));
         }
         // SAFETY: a panel has 16 times as many words as a key, and there is one for each 16 positions.
         let to = unsafe { std::slice::from_raw_parts_mut(to.add(first * count), PANEL * count) };
@@ -301,10 +298,8 @@ unsafe fn take_values<P: Products>(given: Given<'_>, head: usize, to: *mut u32) 
             1 => word,
             _ => word / PANEL * STRIP + word % PANEL,
         };
-        let (low, high) = (
-            given.part(2, head, position),
-            given.part(2, head, position + PANEL),
-        );
+        let (low, _) = given.part(2, head, position).as_chunks::<PANEL>();
+        let (high, _) = given.part(2, head, position + PANEL).as_chunks::<PANEL>();
         for panel in 0..HEAD / PANEL {
             // SAFETY: each of four panels has as many lines as all positions have words.
             let to = unsafe {
@@ -312,13 +307,10 @@ unsafe fn take_values<P: Products>(given: Given<'_>, head: usize, to: *mut u32) 
                     .add((panel * count + word) * PANEL)
                     .cast::<[u32; PANEL]>()
             };
-            for (n, to) in to.iter_mut().enumerate() {
-                let (low, high) = (low[panel * PANEL + n], high[panel * PANEL + n]);
-                *to = match P::PAIR {
-                    1 => low.to_bits(),
-                    _ => bf16(low) | bf16(high) << 16,
-                };
-            }
+            *to = match P::PAIR {
+                1 => low[panel].map(f32::to_bits),
+                _ => pairs(low[panel], high[panel]),
+            };
         }
     }
 }
@@ -436,18 +428,17 @@ impl Places {
     }
 }
 
-/// What becomes of 32 numbers, two by two, in an order of which a compiler makes vectors.
+/// What becomes of 32 numbers, joined in an order of which a compiler makes vectors.
 #[inline(always)]
 fn fold(values: &[f32; STRIP], join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut own = *values;
-    let mut count = STRIP;
-    while count > 1 {
-        count /= 2;
-        for n in 0..count {
-            own[n] = join(own[n], own[n + count]);
+    let mut lanes: [f32; 8] = std::array::from_fn(|n| values[n]);
+    for chunk in &values.as_chunks::<8>().0[1..] {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = join(*lane, *value);
         }
     }
-    own[0]
+    let [a, b, c, d, e, f, g, h] = lanes;
+    join(join(join(a, b), join(c, d)), join(join(e, f), join(g, h)))
 }
 
 /// Some rows of a head.
@@ -508,8 +499,8 @@ unsafe fn rows<P: Products>(
         }
         places.sum_up::<P>(begun, places.padded);
         for row in 0..count {
-            let (sums, context) = places.row(row);
-            let inverse = 1.0 / fold(sums, |a, b| a + b);
+            let inverse = 1.0 / P::total(places.sums.add(row * STRIP));
+            let (_, context) = places.row(row);
             let at = ((first + row) * given.heads + head) * HEAD;
             for (to, v) in out[at..at + HEAD].iter_mut().zip(context) {
                 *to = *v * inverse;
@@ -536,6 +527,12 @@ trait Lanes {
         scores
             .iter()
             .fold(false, |above, score| above | (*score > bound))
+    }
+    /// As in [`Products`].
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        fold(unsafe { &*sums.cast() }, |a, b| a + b)
     }
     /// As in [`Products`].
     #[inline(always)]
@@ -624,6 +621,12 @@ impl<L: Lanes, const R: usize, const C: usize, const ROWS: usize> Products
     unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
         // SAFETY: as the caller promises.
         unsafe { L::shares(scores, reference, to, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { L::total(sums) }
     }
 }
 

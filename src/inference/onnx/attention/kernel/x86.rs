@@ -107,6 +107,12 @@ impl Lanes for Avx512 {
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { total(sums) }
+    }
 }
 
 /// 16 pairs of numbers of 16 bits at once.
@@ -155,6 +161,12 @@ impl Lanes for Bf16 {
         // SAFETY: as the caller promises.
         unsafe { pairs_of_shares(scores, reference, to, sums) }
     }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { total(sums) }
+    }
 }
 
 /// # Safety
@@ -166,6 +178,20 @@ unsafe fn above(scores: *const f32, bound: f32) -> bool {
     unsafe {
         let most = _mm512_max_ps(_mm512_loadu_ps(scores), _mm512_loadu_ps(scores.add(PANEL)));
         _mm512_cmp_ps_mask::<_CMP_GT_OQ>(most, _mm512_set1_ps(bound)) != 0
+    }
+}
+
+/// # Safety
+///
+/// 32 sums must be there, and the processor have the instructions.
+#[inline(always)]
+unsafe fn total(sums: *const f32) -> f32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        _mm512_reduce_add_ps(_mm512_add_ps(
+            _mm512_loadu_ps(sums),
+            _mm512_loadu_ps(sums.add(PANEL)),
+        ))
     }
 }
 
@@ -334,6 +360,12 @@ impl Products for Tiles {
     unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
         // SAFETY: as the caller promises.
         unsafe { pairs_of_shares(scores, reference, to, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { total(sums) }
     }
 }
 
