@@ -8,8 +8,8 @@
 //! With weights of 8 bits a step's activations are scaled together, so a text can depend a little on what is decoded beside
 //! it; with 32 bits it does not. The encoder takes windows one by one.
 //!
-//! With weights of 8 bits the decoder has an operator of ours ([`super::cross`]), and the sound's keys and values are kept as
-//! halves; older graphs without it are run as before.
+//! With weights of 8 bits the encoder has an operator of ours ([`super::attention`]) and the decoder another ([`super::cross`]), and
+//! the sound's keys and values are kept as halves; older graphs without them are run as before.
 //!
 //! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
 //! time go into the encoder. A third lane would wait.
