@@ -144,7 +144,8 @@ fn extreme_scores_are_shares_too() {
         (position as f32 / POSITIONS as f32 - 0.5) * (d as f32 / 64.0 + 1.0)
     };
     // Scores of the head's first place alone; scores behind one another differ by far more than a share can.
-    let scores: [(&str, fn(usize) -> f32); 8] = [
+    type Score = (&'static str, fn(usize) -> f32);
+    let scores: [Score; 8] = [
         ("all equal", |_| 1.0),
         ("all equal and large", |_| 1e9),
         ("one far above", |p| if p == 777 { 1e6 } else { 0.0 }),
