@@ -88,11 +88,6 @@ impl Port {
 }
 
 impl Ports {
-    /// Whether there are halves, which only our operators take: no other graph gets them.
-    fn want_our_operators(&self) -> bool {
-        self.inputs.iter().any(|port| port.element == Element::U16)
-    }
-
     /// As the contract of a manifest entry lists them; what is wrong with the contract, if it does not.
     pub fn of(contract: &manifest::Contract) -> Result<Self, String> {
         let list = |name: &str| -> Result<Vec<Port>, String> {
@@ -175,7 +170,7 @@ pub(super) fn load_on(
     known: Option<&Digest>,
     room: Option<Room>,
 ) -> Result<(Session, Digest), EngineError> {
-    let (session, digest) = open(path, known, room, ports.want_our_operators())?;
+    let (session, digest) = open(path, known, room, true)?;
     let invalid = |why: String| EngineError::InvalidModel {
         path: path.to_owned(),
         why,
@@ -224,7 +219,8 @@ pub(super) fn open(
         }
     };
     let mut builder = builder(environment).map_err(refused)?;
-    if with_our_operators {
+    let wanted = with_our_operators && protobuf::wants_ours(&bytes).map_err(invalid)?;
+    if wanted {
         builder = super::domain()
             .and_then(|domain| Ok(builder.with_operators(domain)?))
             .map_err(refused)?;

@@ -2,6 +2,7 @@
 //! Models on ONNX Runtime.
 
 pub mod arena;
+pub mod attention;
 pub mod checked;
 pub mod cross;
 pub mod cuda;
@@ -24,11 +25,12 @@ pub use protobuf::{FloatConstant, float_constants};
 /// The domain of our operators.
 pub const DOMAIN: &str = "scribe";
 /// Their names.
-const OPERATORS: [&str; 2] = [cross::NAME, past::NAME];
+const OPERATORS: [&str; 3] = [attention::NAME, cross::NAME, past::NAME];
 
 /// The domain with our operators, for a session.
 fn domain() -> Result<OperatorDomain, ort::Error> {
     OperatorDomain::new(DOMAIN)?
+        .add(attention::SelfAttention)?
         .add(cross::CrossAttention)?
         .add(past::PastAttention)
 }

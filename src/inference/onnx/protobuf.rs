@@ -365,6 +365,23 @@ fn node(bytes: &[u8], depth: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the graph of a model that was checked has an operator of ours.
+pub(super) fn wants_ours(bytes: &[u8]) -> Result<bool, String> {
+    let (mut model, ours) = (Fields::new(bytes), super::DOMAIN.as_bytes());
+    while let Some((number, value)) = model.next()? {
+        let mut graph = Fields::new(if number == 7 { message(value)? } else { &[] });
+        while let Some((number, value)) = graph.next()? {
+            let mut node = Fields::new(if number == 1 { message(value)? } else { &[] });
+            while let Some((number, value)) = node.next()? {
+                if number == 7 && message(value)? == ours {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn attribute(bytes: &[u8], depth: usize) -> Result<(), String> {
     let mut fields = Fields::new(bytes);
     let mut single = 0;
@@ -669,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn of_our_operators_there_is_one() {
+    fn of_our_operators_there_are_two() {
         let model = |operator: &[u8], domain: &[u8]| {
             field(
                 7,
@@ -678,6 +695,14 @@ mod tests {
         };
 
         assert_eq!(check(&model(b"CrossAttention", b"scribe")), Ok(()));
+        let attends = model(b"SelfAttention", b"scribe");
+        assert_eq!(check(&attends), Ok(()));
+        assert_eq!(wants(&attends, "SelfAttention"), Ok(true));
+        assert_eq!(wants(&attends, "CrossAttention"), Ok(false));
+        assert_eq!(
+            wants(&model(b"SelfAttention", b""), "SelfAttention"),
+            Ok(false)
+        );
         assert_eq!(check(&model(b"Gelu", b"")), Ok(()));
         for operator in [&b"Gelu"[..], b"crossattention", b""] {
             assert!(refusal(&model(operator, b"scribe")).contains("of ours"));

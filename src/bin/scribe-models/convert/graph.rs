@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use gstscribe::inference::onnx::{self, cross, past};
+use gstscribe::inference::onnx::{self, attention, cross, past};
 
 use super::ct2::Array;
 use super::halves;
@@ -176,7 +176,7 @@ impl Graph {
     ) {
         let domain = match op {
             "DynamicQuantizeMatMul" | "MultiHeadAttention" => MICROSOFT,
-            cross::NAME | past::NAME => {
+            cross::NAME | past::NAME | attention::NAME => {
                 self.ours = true;
                 onnx::DOMAIN
             }

@@ -8,8 +8,8 @@
 //! With weights of 8 bits a step's activations are scaled together, so a text can depend a little on what is decoded beside
 //! it; with 32 bits it does not. The encoder takes windows one by one.
 //!
-//! With weights of 8 bits the decoder's attention is two operators of ours ([`super::cross`] to the sound, [`super::past`] to
-//! the text), and keys and values are kept as halves.
+//! With weights of 8 bits attention is operators of ours: the encoder's ([`super::attention`]) and the decoder's two
+//! ([`super::cross`] to the sound, whose keys and values are kept as bytes, [`super::past`] to the text, whose are halves).
 //!
 //! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
 //! time go into the encoder. A third lane would wait.

@@ -35,7 +35,7 @@
 //! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
 //! table of tokens is f16 in any case.
 //!
-//! With `int8` too, the decoder's attention is two operators of ours. That to the sound (`gstscribe::inference::onnx::cross`)
+//! With `int8` too, attention is operators of ours. The encoder's is `gstscribe::inference::onnx::attention`; the decoder's are two. That to the sound (`gstscribe::inference::onnx::cross`)
 //! takes `cross_k_l` and `cross_v_l` as bytes with scales, in an order of its own. That to the text (`…::past`) takes halves.
 //! The note `whisper` then says `operators`, the version of their form:
 //!
@@ -56,7 +56,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use gstscribe::inference::manifest::GraphType;
-use gstscribe::inference::onnx::{cross, past};
+use gstscribe::inference::onnx::{attention, cross, past};
 
 use self::balance::Balance;
 use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
@@ -297,14 +297,19 @@ impl Model<'_> {
 
     fn encoder_layer(&self, g: &mut Graph, x: Value, layer: usize) -> Converted<Value> {
         let name = format!("encoder/layer_{layer}");
-        let (attention, feed) = (format!("{name}/self_attention"), format!("{name}/ffn"));
-        let y = self.norm(g, &x, &format!("{attention}/layer_norm"))?;
-        let from = format!("{attention}/linear_0");
+        let (own, feed) = (format!("{name}/self_attention"), format!("{name}/ffn"));
+        let y = self.norm(g, &x, &format!("{own}/layer_norm"))?;
+        let from = format!("{own}/linear_0");
         let y = self.linear(g, &y, &format!("{name}/qkv"), &from, (3, 1))?;
-        let [q, k, v] = g.split(&y, 2);
-        let heads = [("num_heads", Attribute::Int(self.heads))];
-        let y = g.op_with("MultiHeadAttention", &[&q, &k, &v], &heads);
-        let from = format!("{attention}/linear_1");
+        let y = match self.has_operators() {
+            true => g.op(attention::NAME, &[&y]),
+            false => {
+                let [q, k, v] = g.split(&y, 2);
+                let heads = [("num_heads", Attribute::Int(self.heads))];
+                g.op_with("MultiHeadAttention", &[&q, &k, &v], &heads)
+            }
+        };
+        let from = format!("{own}/linear_1");
         let to = format!("{name}/attn_out");
         let y = match layer {
             0 => self.exact_linear(g, &y, &to, &from, (1, 1))?,

@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The same with x86's vectors and tiles.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use super::{Given, Lanes, PANEL, Products, ROWS_MAX, Room, SCALE, STRIP, Vectors, heads};
+
+macro_rules! run {
+    ($name:ident, $products:ty, $features:literal) => {
+        /// # Safety
+        ///
+        /// The processor must have the instructions, and lengths must be those of [`super::attend`].
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name(given: Given<'_>, room: &mut Room, out: &mut [f32]) {
+            // SAFETY: as the caller promises.
+            unsafe { heads::<$products>(given, room, out) }
+        }
+    };
+}
+
+run!(amx, Tiles, "avx512f,avx512dq");
+run!(bf16, Vectors<Bf16, 12, 2, 60>, "avx512f,avx512dq,avx512bf16");
+run!(avx512, Vectors<Avx512, 12, 2, 60>, "avx512f,avx512dq");
+run!(avx2, Vectors<Avx2, 6, 2, 30>, "avx2,fma");
+
+/// 8 floats at once.
+struct Avx2;
+
+impl Lanes for Avx2 {
+    const N: usize = 8;
+    const PAIR: usize = 1;
+    type V = __m256;
+
+    #[inline(always)]
+    unsafe fn all(word: u32) -> Self::V {
+        // SAFETY: the processor has it, as the caller promises.
+        unsafe { _mm256_set1_ps(f32::from_bits(word)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Self::V {
+        // SAFETY: 8 words are there, as the caller promises.
+        unsafe { _mm256_loadu_ps(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(value: Self::V, to: *mut f32) {
+        // SAFETY: the same.
+        unsafe { _mm256_storeu_ps(to, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the processor has it, as the caller promises.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+}
+
+/// 16 floats at once.
+struct Avx512;
+
+impl Lanes for Avx512 {
+    const N: usize = 16;
+    const PAIR: usize = 1;
+    type V = __m512;
+
+    #[inline(always)]
+    unsafe fn all(word: u32) -> Self::V {
+        // SAFETY: the processor has it, as the caller promises.
+        unsafe { _mm512_set1_ps(f32::from_bits(word)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Self::V {
+        // SAFETY: 16 words are there, as the caller promises.
+        unsafe { _mm512_loadu_ps(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(value: Self::V, to: *mut f32) {
+        // SAFETY: the same.
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the processor has it, as the caller promises.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn above(scores: *const f32, bound: f32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { above(scores, bound) }
+    }
+
+    #[inline(always)]
+    unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            for at in [0, PANEL] {
+                let share = power(exponent(scores.add(at), reference), &EXACT);
+                _mm512_storeu_ps(to.add(at).cast(), share);
+                add_to(sums.add(at), share);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { total(sums) }
+    }
+}
+
+/// 16 pairs of numbers of 16 bits at once.
+struct Bf16;
+
+impl Lanes for Bf16 {
+    const N: usize = 16;
+    const PAIR: usize = 2;
+    type V = __m512;
+
+    #[inline(always)]
+    unsafe fn all(word: u32) -> Self::V {
+        // SAFETY: the processor has it, as the caller promises.
+        unsafe { Avx512::all(word) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Self::V {
+        // SAFETY: 16 words are there, as the caller promises.
+        unsafe { Avx512::load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(value: Self::V, to: *mut f32) {
+        // SAFETY: the same.
+        unsafe { Avx512::store(value, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the processor has it, as the caller promises; both types are 512 bits of any kind.
+        unsafe {
+            let [a, b] = [a, b].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+            _mm512_dpbf16_ps(c, a, b)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn above(scores: *const f32, bound: f32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { above(scores, bound) }
+    }
+
+    #[inline(always)]
+    unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
+        // SAFETY: as the caller promises.
+        unsafe { pairs_of_shares(scores, reference, to, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { total(sums) }
+    }
+}
+
+/// # Safety
+///
+/// 32 scores must be there, and the processor have the instructions.
+#[inline(always)]
+unsafe fn above(scores: *const f32, bound: f32) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let most = _mm512_max_ps(_mm512_loadu_ps(scores), _mm512_loadu_ps(scores.add(PANEL)));
+        _mm512_cmp_ps_mask::<_CMP_GT_OQ>(most, _mm512_set1_ps(bound)) != 0
+    }
+}
+
+/// # Safety
+///
+/// 32 sums must be there, and the processor have the instructions.
+#[inline(always)]
+unsafe fn total(sums: *const f32) -> f32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        _mm512_reduce_add_ps(_mm512_add_ps(
+            _mm512_loadu_ps(sums),
+            _mm512_loadu_ps(sums.add(PANEL)),
+        ))
+    }
+}
+
+/// Factors of the powers of x in 2^x, x from 0 to 1, the last first: off by 1 in 13,000, and by 1 in 13 millions.
+const ROUGH: [f32; 4] = [0.078_024_52, 0.226_067_16, 0.695_833_54, 0.999_925_2];
+const EXACT: [f32; 6] = [
+    1.877_576_7e-3,
+    8.989_34e-3,
+    5.582_632e-2,
+    2.401_536_2e-1,
+    6.931_531e-1,
+    0.999_999_94,
+];
+
+/// What 2 is raised to for 16 scores.
+///
+/// # Safety
+///
+/// They must be there, and the processor have the instructions.
+#[inline(always)]
+unsafe fn exponent(scores: *const f32, reference: f32) -> __m512 {
+    const FACTOR: f32 = SCALE * std::f32::consts::LOG2_E;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let less = _mm512_set1_ps(reference * FACTOR);
+        _mm512_fmsub_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(FACTOR), less)
+    }
+}
+
+/// 2 to the power of `x`; 0 for what is infinite below 0.
+///
+/// # Safety
+///
+/// The processor must have the instructions.
+#[inline(always)]
+unsafe fn power<const N: usize>(x: __m512, factors: &[f32; N]) -> __m512 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // What is left above the whole number below.
+        let rest = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+        let mut sum = _mm512_set1_ps(factors[0]);
+        for factor in &factors[1..] {
+            sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(*factor));
+        }
+        _mm512_scalef_ps(sum, x)
+    }
+}
+
+/// # Safety
+///
+/// 16 sums must be there, and the processor have the instructions.
+#[inline(always)]
+unsafe fn add_to(sums: *mut f32, values: __m512) {
+    // SAFETY: as the caller promises.
+    unsafe { _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_loadu_ps(sums), values)) }
+}
+
+/// Exponentials of 32 scores as 16 words. They are cut off, not rounded, and the sum is that of what is left: so what the
+/// cuts take on the average is taken from both, and the shares lose no more than by rounding.
+///
+/// # Safety
+///
+/// Scores, words and sums must be there, and the processor have the instructions.
+#[inline(always)]
+unsafe fn pairs_of_shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let kept = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+        let mut halves = [kept; 2];
+        for (n, half) in halves.iter_mut().enumerate() {
+            let share = power(exponent(scores.add(n * PANEL), reference), &ROUGH);
+            *half = _mm512_and_si512(_mm512_castps_si512(share), kept);
+            add_to(sums.add(n * PANEL), _mm512_castsi512_ps(*half));
+        }
+        let [low, high] = halves;
+        let words = _mm512_or_si512(_mm512_srli_epi32::<16>(low), high);
+        _mm512_storeu_si512(to.cast(), words);
+    }
+}
+
+/// Products by tiles of 16 rows of 16 words.
+struct Tiles;
+
+impl Products for Tiles {
+    const PAIR: usize = 2;
+    const ROWS: usize = ROWS_MAX;
+
+    #[inline(always)]
+    unsafe fn product<const ADD: bool>(
+        (rows, row_words): (*const u32, usize),
+        (panels, panel): (*const u32, usize),
+        words: usize,
+        (to, width): (*mut f32, usize),
+    ) {
+        debug_assert!(words.is_multiple_of(PANEL));
+        for first in (0..Self::ROWS).step_by(STRIP) {
+            // SAFETY: as the caller promises, and the tiles are configured as `CONFIGURATION` says: two tiles of rows are
+            // read at 16 words after the other, two of the panels, and four of sums written, 16 rows of 16 words each.
+            unsafe {
+                let rows = rows.add(first * row_words);
+                let to = to.add(first * width);
+                macro_rules! tiles {
+                    ($($begin:literal),*) => {
+                        asm!(
+                            $($begin,)*
+                            "2:",
+                            "tileloadd tmm4, [{rows} + {row_bytes}]",
+                            "tileloadd tmm6, [{panels} + {line}]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "tileloadd tmm7, [{more_panels} + {line}]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "tileloadd tmm5, [{more_rows} + {row_bytes}]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            "add {rows}, 64",
+                            "add {more_rows}, 64",
+                            "add {panels}, 1024",
+                            "add {more_panels}, 1024",
+                            "dec {steps}",
+                            "jnz 2b",
+                            "tilestored [{to} + {width}], tmm0",
+                            "tilestored [{to} + {width} + 64], tmm1",
+                            "tilestored [{more} + {width}], tmm2",
+                            "tilestored [{more} + {width} + 64], tmm3",
+                            rows = inout(reg) rows => _,
+                            more_rows = inout(reg) rows.add(16 * row_words) => _,
+                            row_bytes = in(reg) row_words * 4,
+                            panels = inout(reg) panels => _,
+                            more_panels = inout(reg) panels.add(panel) => _,
+                            line = in(reg) 64_usize,
+                            steps = inout(reg) words / PANEL => _,
+                            to = in(reg) to,
+                            more = in(reg) to.add(16 * width),
+                            width = in(reg) width * 4,
+                            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                            options(nostack),
+                        )
+                    };
+                }
+                match ADD {
+                    true => tiles!(
+                        "tileloadd tmm0, [{to} + {width}]",
+                        "tileloadd tmm1, [{to} + {width} + 64]",
+                        "tileloadd tmm2, [{more} + {width}]",
+                        "tileloadd tmm3, [{more} + {width} + 64]"
+                    ),
+                    false => tiles!(
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "tilezero tmm2",
+                        "tilezero tmm3"
+                    ),
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn above(scores: *const f32, bound: f32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { above(scores, bound) }
+    }
+
+    #[inline(always)]
+    unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
+        // SAFETY: as the caller promises.
+        unsafe { pairs_of_shares(scores, reference, to, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { total(sums) }
+    }
+}
+
+/// A configuration of tiles as the processor reads and writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+struct Configuration([u8; 64]);
+
+/// Eight tiles of 16 rows of 64 bytes.
+const CONFIGURATION: Configuration = {
+    let mut bytes = [0; 64];
+    bytes[0] = 1;
+    let mut tile = 0;
+    while tile < 8 {
+        bytes[16 + 2 * tile] = 64;
+        bytes[48 + tile] = 16;
+        tile += 1;
+    }
+    Configuration(bytes)
+};
+
+impl Configuration {
+    /// # Safety
+    ///
+    /// The processor must have tiles, and the kernel have let this process use them.
+    unsafe fn current() -> Self {
+        let mut found = Self([0; 64]);
+        // SAFETY: as the caller promises; it writes 64 bytes.
+        unsafe { asm!("sttilecfg [{}]", in(reg) &raw mut found, options(nostack)) };
+        found
+    }
+
+    /// # Safety
+    ///
+    /// The same, and it must be one that the processor takes.
+    unsafe fn load(&self) {
+        // SAFETY: as the caller promises; it reads 64 bytes, and the tiles it clears are the compiler's to lose.
+        unsafe {
+            asm!(
+                "ldtilecfg [{}]", in(reg) self,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+    }
+}
+
+/// The configuration that this thread had, which it gets back.
+struct Claimed(Configuration);
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        // SAFETY: it was this thread's own, which the processor has written; tiles may be used where it was read.
+        unsafe { self.0.load() };
+    }
+}
+
+/// Does something with tiles as [`CONFIGURATION`] has them. [`may_use_tiles`] must have said so.
+///
+/// ONNX Runtime's products of 8 bits use tiles too. Some of its versions configure a thread's once and never look again, later
+/// ones compare what is there first. Either finds what it left: configuration and tiles are each thread's own (the kernel
+/// saves them with its other registers, for signals too); here they are stored before and loaded again after, also when `run`
+/// unwinds; nothing of ONNX Runtime runs between. Where the thread had none, what is stored is all zeros, and loading that
+/// puts the tiles back into their first state. What is in the tiles is lost, but no product of ONNX Runtime's begins
+/// with what another one left there.
+pub(super) fn with_tiles(run: impl FnOnce()) {
+    assert!(may_use_tiles());
+    // SAFETY: tiles may be used, as was just asked, and the processor takes this configuration.
+    let _claimed = unsafe {
+        let before = Claimed(Configuration::current());
+        CONFIGURATION.load();
+        before
+    };
+    run();
+}
+
+/// Whether there are tiles for numbers of 16 bits and the kernel lets this process use them.
+pub(super) fn may_use_tiles() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| has_tiles() && ask_for_tiles())
+}
+
+fn has_tiles() -> bool {
+    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    const OSXSAVE: u32 = 1 << 27;
+    const TILES_STATE: u64 = 0b11 << 17;
+    if __get_cpuid_max(0).0 < 7 || __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    // SAFETY: the kernel has said that it uses XSAVE, without which there is no XGETBV.
+    let state = unsafe { xgetbv() };
+    state & TILES_STATE == TILES_STATE
+        && __cpuid_count(7, 0).edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE
+}
+
+/// # Safety
+///
+/// The processor must have it.
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv() -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { _xgetbv(0) }
+}
+
+/// Linux gives a process room for tiles when it asks (`arch_prctl`). ONNX Runtime asks too; twice does no harm.
+#[cfg(target_os = "linux")]
+fn ask_for_tiles() -> bool {
+    use std::ffi::c_long;
+    const ARCH_PRCTL: c_long = 158;
+    const ARCH_REQ_XCOMP_PERM: c_long = 0x1023;
+    const TILE_DATA: c_long = 18;
+    unsafe extern "C" {
+        fn syscall(number: c_long, ...) -> c_long;
+    }
+    // SAFETY: it takes two numbers, and changes nothing but what this process may use.
+    unsafe { syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_tiles() -> bool {
+    false
+}
+
+/// Whether it is AMD's: vectors of 16 bits do twice as much there as floats.
+pub(super) fn is_of_amd() -> bool {
+    let found = __cpuid(0);
+    [found.ebx, found.edx, found.ecx]
+        .map(u32::to_le_bytes)
+        .as_flattened()
+        == b"AuthenticAMD"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four tiles of eight rows of 32 bytes.
+    fn another() -> Configuration {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        for tile in 0..4 {
+            bytes[16 + 2 * tile] = 32;
+            bytes[48 + tile] = 8;
+        }
+        Configuration(bytes)
+    }
+
+    /// On a thread of its own, which begins without any.
+    fn on_a_thread(run: impl FnOnce() + Send) {
+        if may_use_tiles() {
+            std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_thread_gets_its_configuration_back() {
+        on_a_thread(|| {
+            // SAFETY: tiles may be used here, and the processor takes this configuration.
+            let (before, between, after) = unsafe {
+                another().load();
+                let before = Configuration::current();
+                let mut between = before;
+                with_tiles(|| between = Configuration::current());
+                (before, between, Configuration::current())
+            };
+
+            assert_eq!(before, another());
+            assert_eq!(between, CONFIGURATION);
+            assert_eq!(after, before);
+        });
+    }
+
+    #[test]
+    fn a_thread_that_had_none_has_none() {
+        on_a_thread(|| {
+            // SAFETY: tiles may be used here.
+            let before = unsafe { Configuration::current() };
+
+            with_tiles(|| ());
+
+            // SAFETY: the same.
+            assert_eq!(unsafe { Configuration::current() }, before);
+            assert_eq!(before, Configuration([0; 64]));
+        });
+    }
+
+    #[test]
+    fn it_gets_it_back_when_something_panics() {
+        on_a_thread(|| {
+            // SAFETY: tiles may be used here, and the processor takes this configuration.
+            unsafe { another().load() };
+
+            let outcome = std::panic::catch_unwind(|| with_tiles(|| panic!("on purpose")));
+
+            assert!(outcome.is_err());
+            // SAFETY: the same.
+            assert_eq!(unsafe { Configuration::current() }, another());
+        });
+    }
+}
