@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn of_our_operators_there_are_two() {
+    fn of_our_operators_there_are_three() {
         let model = |operator: &[u8], domain: &[u8]| {
             field(
                 7,
@@ -694,15 +694,12 @@ mod tests {
             )
         };
 
-        assert_eq!(check(&model(b"CrossAttention", b"scribe")), Ok(()));
-        let attends = model(b"SelfAttention", b"scribe");
-        assert_eq!(check(&attends), Ok(()));
-        assert_eq!(wants(&attends, "SelfAttention"), Ok(true));
-        assert_eq!(wants(&attends, "CrossAttention"), Ok(false));
-        assert_eq!(
-            wants(&model(b"SelfAttention", b""), "SelfAttention"),
-            Ok(false)
-        );
+        for operator in [&b"CrossAttention"[..], b"PastAttention", b"SelfAttention"] {
+            let graph = model(operator, b"scribe");
+            assert_eq!(check(&graph), Ok(()));
+            assert_eq!(wants_ours(&graph), Ok(true));
+            assert_eq!(wants_ours(&model(operator, b"")), Ok(false));
+        }
         assert_eq!(check(&model(b"Gelu", b"")), Ok(()));
         for operator in [&b"Gelu"[..], b"crossattention", b""] {
             assert!(refusal(&model(operator, b"scribe")).contains("of ours"));
