@@ -355,8 +355,8 @@ fn node(bytes: &[u8], depth: usize) -> Result<(), String> {
             _ => {}
         }
     }
-    let known = |name: &&str| name.as_bytes() == operator;
-    if domain == super::DOMAIN.as_bytes() && !super::OPERATORS.iter().any(|name| known(&name)) {
+    let known = super::OPERATORS.map(str::as_bytes).contains(&operator);
+    if domain == super::DOMAIN.as_bytes() && !known {
         let operator = String::from_utf8_lossy(&operator[..operator.len().min(64)]);
         return Err(format!(
             "it wants an operator {operator:?} of ours, which there is not: it was made by a newer version"

@@ -136,7 +136,7 @@ unsafe fn scores<L: Lanes, const Q: usize>(
                 let mut sums = [[L::all(0.0); 2]; Q];
                 for d in 0..HEAD {
                     let keys = keys.add(d * TILE);
-                    if d * TILE % LINE == 0 {
+                    if (d * TILE).is_multiple_of(LINE) {
                         L::prefetch(keys.wrapping_add(AHEAD));
                     }
                     let keys = [L::bytes(keys), L::bytes(keys.add(L::N))];
