@@ -216,31 +216,40 @@ fn beams_fit_with_prompts_of_any_length_and_more_than_there_is_room_for_are_fewe
 
 #[test]
 fn a_window_has_the_same_text_alone_and_among_others() {
-    let Some(encoder) = encoder("f32") else {
-        return;
-    };
-    let model = OnnxWhisperModel::load(&spec(&encoder)).unwrap();
-    let mut lane = model.lane().unwrap();
-    let params = BatchParams::default();
     let speech = speech();
-    let alone: Vec<Decoded> = speech
-        .iter()
-        .map(|(_, s)| one(&mut *lane, window(7, s), &params))
-        .collect();
+    for (kind, beam) in [("f32", 1), ("int8", 1), ("int8", 5)] {
+        let Some(encoder) = encoder(kind) else {
+            return;
+        };
+        let model = OnnxWhisperModel::load(&spec(&encoder)).unwrap();
+        let mut lane = model.lane().unwrap();
+        let params = BatchParams {
+            beam,
+            ..BatchParams::default()
+        };
+        let alone: Vec<Decoded> = speech
+            .iter()
+            .map(|(_, s)| one(&mut *lane, window(7, s), &params))
+            .collect();
 
-    // More than there are rows: those that leave make room.
-    let many = (0..11).map(|n| window(n, &speech[n as usize % 3].1));
-    let answers = run(&mut *lane, many, &params);
+        // More than there are rows: those that leave make room.
+        let many = (0..11).map(|n| window(n, &speech[n as usize % 3].1));
+        let answers = run(&mut *lane, many, &params);
 
-    assert_eq!(answers.len(), 11);
-    for (n, answer) in answers {
-        let decoded = answer.unwrap();
-        assert_eq!(ids(&decoded), ids(&alone[n as usize % 3]), "window {n}");
+        assert_eq!(answers.len(), 11);
+        for (n, answer) in answers {
+            let (decoded, alone) = (answer.unwrap(), &alone[n as usize % 3]);
+            assert_eq!(ids(&decoded), ids(alone), "{kind}, {beam}, window {n}");
+            // Each row of 8 bits has its own scale: to the bit.
+            if kind == "int8" {
+                assert_eq!(decoded, *alone, "{beam}, window {n}");
+            }
+        }
+        assert_eq!(
+            text(&alone[2]),
+            " He might even have been made amiable himself."
+        );
     }
-    assert_eq!(
-        text(&alone[2]),
-        " He might even have been made amiable himself."
-    );
 }
 
 #[test]

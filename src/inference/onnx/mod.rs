@@ -9,9 +9,12 @@ pub mod cuda;
 pub mod embedding;
 mod lanes;
 pub mod library;
+pub mod linear;
 pub mod past;
 mod protobuf;
 pub mod segmentation;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod vad;
 pub mod whisper;
 
@@ -25,13 +28,14 @@ pub use protobuf::{FloatConstant, float_constants};
 /// The domain of our operators.
 pub const DOMAIN: &str = "scribe";
 /// Their names.
-const OPERATORS: [&str; 3] = [attention::NAME, cross::NAME, past::NAME];
+const OPERATORS: [&str; 4] = [attention::NAME, cross::NAME, linear::NAME, past::NAME];
 
 /// The domain with our operators, for a session.
 fn domain() -> Result<OperatorDomain, ort::Error> {
     OperatorDomain::new(DOMAIN)?
         .add(attention::SelfAttention)?
         .add(cross::CrossAttention)?
+        .add(linear::Linear)?
         .add(past::PastAttention)
 }
 

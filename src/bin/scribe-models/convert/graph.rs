@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use gstscribe::inference::onnx::{self, attention, cross, past};
+use gstscribe::inference::onnx::{self, attention, cross, linear, past};
 
 use super::ct2::Array;
 use super::halves;
@@ -39,7 +39,7 @@ pub struct Port<'a> {
 /// How matrices with constant weights are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Linear {
-    /// Weights of 8 bits, activations made ones of 8 bits in each run: `DynamicQuantizeMatMul`.
+    /// Weights of 8 bits, and each row of activations made one of 8 bits in each run: our own product.
     Int8,
     /// Floats, as all of the graph's.
     Plain,
@@ -175,8 +175,8 @@ impl Graph {
         attributes: &[(&str, Attribute<'_>)],
     ) {
         let domain = match op {
-            "DynamicQuantizeMatMul" | "MultiHeadAttention" => MICROSOFT,
-            cross::NAME | past::NAME | attention::NAME => {
+            "MultiHeadAttention" => MICROSOFT,
+            attention::NAME | cross::NAME | linear::NAME | past::NAME => {
                 self.ours = true;
                 onnx::DOMAIN
             }
@@ -243,58 +243,65 @@ impl Graph {
         bias: Option<&[f32]>,
         kind: Linear,
     ) -> Value {
-        let (op, mut inputs) = self.product(value, name, weight, kind);
-        let bias = bias.map(|bias| self.floats(&format!("{name}.bias"), &[bias.len()], bias));
         if kind == Linear::Int8 {
-            inputs.extend(bias.clone());
+            let (inputs, outputs) = self.eight_bits(value, name, weight, bias.unwrap_or(&[]));
+            let inputs = inputs.each_ref().map(String::as_str);
+            return self.op_with(linear::NAME, &inputs, &[(linear::OUTPUTS, outputs)]);
         }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let product = self.op(op, &inputs);
+        let w = self.transposed(name, weight);
+        let product = self.op("MatMul", &[value, &w]);
         match bias {
-            Some(bias) if kind == Linear::Plain => self.op("Add", &[&product, &bias]),
-            _ => product,
+            Some(bias) => {
+                let bias = self.floats(&format!("{name}.bias"), &[bias.len()], bias);
+                self.op("Add", &[&product, &bias])
+            }
+            None => product,
         }
     }
 
-    /// The same without a bias, as the output `name`.
+    /// The same without a bias, as the output `to`.
     pub fn linear_outward(
-        &mut self,
-        value: &str,
-        weight: &str,
-        values: &Array,
-        kind: Linear,
-        name: &str,
-    ) {
-        let (op, inputs) = self.product(value, weight, values, kind);
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        self.outward(op, &inputs, name, &[]);
-    }
-
-    /// The operation that multiplies with a matrix, and what it takes but for a bias.
-    fn product(
         &mut self,
         value: &str,
         name: &str,
         weight: &Array,
         kind: Linear,
-    ) -> (&'static str, Vec<Value>) {
-        let (rows, columns) = (weight.shape[0], weight.shape[1]);
+        to: &str,
+    ) {
         if kind == Linear::Int8 {
-            let (scales, bytes) = quantised(weight);
-            let q = self.constant(&format!("{name}.q"), &[columns, rows], Element::I8, &bytes);
-            let scales = self.floats(&format!("{name}.scale"), &[rows], &scales);
-            let zeros = vec![0; rows];
-            let zeros = self.constant(&format!("{name}.zero"), &[rows], Element::I8, &zeros);
-            return (
-                "DynamicQuantizeMatMul",
-                vec![value.to_owned(), q, scales, zeros],
-            );
+            let (inputs, outputs) = self.eight_bits(value, name, weight, &[]);
+            let inputs = inputs.each_ref().map(String::as_str);
+            self.outward(linear::NAME, &inputs, to, &[(linear::OUTPUTS, outputs)]);
+            return;
         }
-        let transposed: Vec<f32> = (0..columns)
+        let w = self.transposed(name, weight);
+        self.outward("MatMul", &[value, &w], to, &[]);
+    }
+
+    /// What our product takes, and its attribute.
+    fn eight_bits(
+        &mut self,
+        value: &str,
+        name: &str,
+        weight: &Array,
+        bias: &[f32],
+    ) -> ([Value; 3], Attribute<'static>) {
+        let (rows, columns) = (weight.shape[0], weight.shape[1]);
+        let packed = linear::pack(&weight.values, columns, bias);
+        let shape = linear::shape(&packed, columns);
+        let q = self.constant(&format!("{name}.q"), &shape, Element::U8, &packed.weights);
+        let shape = [3, packed.outputs];
+        let known = self.floats(&format!("{name}.columns"), &shape, &packed.columns);
+        ([value.to_owned(), q, known], Attribute::Int(rows as i64))
+    }
+
+    /// A matrix `[out, in]` as `[in, out]`.
+    fn transposed(&mut self, name: &str, weight: &Array) -> Value {
+        let (rows, columns) = (weight.shape[0], weight.shape[1]);
+        let values: Vec<f32> = (0..columns)
             .flat_map(|column| weight.values.iter().skip(column).step_by(columns).copied())
             .collect();
-        let w = self.floats(&format!("{name}.w"), &[columns, rows], &transposed);
-        ("MatMul", vec![value.to_owned(), w])
+        self.floats(&format!("{name}.w"), &[columns, rows], &values)
     }
 
     /// Whole numbers, which have their name from their values.
@@ -372,23 +379,4 @@ impl Graph {
         out.flush()?;
         Ok(Ok(()))
     }
-}
-
-/// The scale of each row of a matrix `[out, in]`, and its values in units of that, as signed bytes `[in, out]`.
-fn quantised(weight: &Array) -> (Vec<f32>, Vec<u8>) {
-    let (rows, columns) = (weight.shape[0], weight.shape[1]);
-    let scale = |row: &[f32]| {
-        let largest = row.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-        let scale = largest / 127.0;
-        if scale == 0.0 { 1.0 } else { scale }
-    };
-    let scales: Vec<f32> = weight.values.chunks_exact(columns).map(scale).collect();
-    let mut bytes = vec![0; weight.values.len()];
-    for (n, (row, scale)) in weight.values.chunks_exact(columns).zip(&scales).enumerate() {
-        for (byte, value) in bytes[n..].iter_mut().step_by(rows).zip(row) {
-            let steps = (value / scale).round_ties_even().clamp(-127.0, 127.0);
-            *byte = (steps as i8).cast_unsigned();
-        }
-    }
-    (scales, bytes)
 }

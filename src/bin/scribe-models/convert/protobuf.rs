@@ -90,6 +90,7 @@ pub enum Element {
     /// Bytes.
     U8 = 2,
     /// 8-bit whole numbers.
+    #[allow(dead_code, reason = "others that include this file write them")]
     I8 = 3,
     /// 16 bits.
     U16 = 4,

@@ -17,6 +17,8 @@ mod x86;
 
 use super::HEAD;
 use crate::dsp::vectors::exponential;
+#[cfg(target_arch = "x86_64")]
+use crate::inference::onnx::tiles;
 
 /// Keys whose scores are made at once, and values of a head that are summed up at once.
 pub(super) const STRIP: usize = 32;
@@ -57,7 +59,7 @@ impl Isa {
             use std::arch::is_x86_feature_detected as has;
             let avx512 = has!("avx512f") && has!("avx512dq");
             let bf16 = avx512 && has!("avx512bf16");
-            if avx512 && x86::may_use_tiles() {
+            if avx512 && tiles::may_use_tiles() {
                 known.push(Self::Amx);
             }
             if bf16 && x86::is_of_amd() {
@@ -169,7 +171,7 @@ pub(super) fn attend(isa: Isa, given: Given<'_>, room: &mut Room, out: &mut [f32
         // SAFETY: a processor on which this was found has these instructions, and the tiles are claimed for as long as it
         // runs.
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx => x86::with_tiles(|| unsafe { x86::amx(given, room, out) }),
+        Isa::Amx => tiles::with_tiles(|| unsafe { x86::amx(given, room, out) }),
         // SAFETY: a processor on which this was found has these instructions.
         #[cfg(target_arch = "x86_64")]
         Isa::Bf16 => unsafe { x86::bf16(given, room, out) },

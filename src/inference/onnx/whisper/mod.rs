@@ -5,11 +5,11 @@
 //! It follows one text of a window or, where beams are asked for, several. It writes no timestamps; word times come from
 //! the decoder's attention, in the same pass, or in one over the best of several texts.
 //!
-//! With weights of 8 bits a step's activations are scaled together, so a text can depend a little on what is decoded beside
-//! it; with 32 bits it does not. The encoder takes windows one by one.
+//! A text does not depend on what is decoded beside it. The encoder takes windows one by one.
 //!
-//! With weights of 8 bits attention is operators of ours: the encoder's ([`super::attention`]) and the decoder's two
-//! ([`super::cross`] to the sound, whose keys and values are kept as bytes, [`super::past`] to the text, whose are halves).
+//! With weights of 8 bits products are an operator of ours ([`super::linear`]), and so is attention: the encoder's
+//! ([`super::attention`]) and the decoder's two ([`super::cross`] to the sound, whose keys and values are kept as bytes,
+//! [`super::past`] to the text, whose are halves).
 //!
 //! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
 //! time go into the encoder. A third lane would wait.

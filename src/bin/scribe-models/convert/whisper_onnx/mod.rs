@@ -30,8 +30,8 @@
 //! Notes (`metadata_props`): `whisper` in both, the sizes as JSON; in the decoder also `vocabulary`, every token in the
 //! order of its number, one a line, in GPT-2's alphabet (a character a byte).
 //!
-//! With `int8` weights are symmetric per output channel and activations are unsigned bytes with a scale per tensor, found
-//! in each run; before that, norms are balanced (`balance`). Layers whose inputs have outliers stay f32: the second
+//! With `int8` weights are symmetric per output channel and activations are unsigned bytes with a scale per row, found
+//! in each run, by an operator of ours (`gstscribe::inference::onnx::linear`); before that, norms are balanced (`balance`). Layers whose inputs have outliers stay f32: the second
 //! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
 //! table of tokens is f16 in any case.
 //!
