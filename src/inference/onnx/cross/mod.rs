@@ -3,7 +3,8 @@
 //!
 //! ONNX Runtime's own products read keys and values as 32 bits, which took two thirds of a step, and copy them once more
 //! where a window has several rows. This one reads 8 bits, each once for all rows of its window. They have a scale for each
-//! position of a head.
+//! position of a head. Keys are kept less a head's mean key: that takes as much from all scores of a row, so shares are the same,
+//! and what all keys have in common takes no bits.
 //!
 //! ```text
 //! in   queries  f32 [R, n, H * 64]       scaled
@@ -50,8 +51,9 @@ pub fn arrange_keys(from: &[f32], to: &mut [u8]) {
         || {
             let heads = from.chunks_exact(HEAD * POSITIONS);
             for (from, to) in heads.zip(to.chunks_exact_mut(PADDED / TILE * BLOCK)) {
+                let means = means(from);
                 for (tile, to) in to.chunks_exact_mut(BLOCK).enumerate() {
-                    keys_block(from, tile * TILE, to);
+                    keys_block(from, &means, tile * TILE, to);
                 }
             }
         },
@@ -73,16 +75,33 @@ pub fn arrange_values(from: &[f32], to: &mut [u8]) {
     );
 }
 
+/// The mean key of a head.
 #[inline(always)]
-fn keys_block(from: &[f32], first: usize, to: &mut [u8]) {
+fn means(from: &[f32]) -> [f32; HEAD] {
+    let mut means = [0.0; HEAD];
+    for (mean, row) in means.iter_mut().zip(from.chunks_exact(POSITIONS)) {
+        let mut sums = [0.0_f32; TILE];
+        for part in row.chunks(TILE) {
+            for (sum, value) in sums.iter_mut().zip(part) {
+                *sum += value;
+            }
+        }
+        *mean = sums.iter().sum::<f32>() / POSITIONS as f32;
+    }
+    means
+}
+
+#[inline(always)]
+fn keys_block(from: &[f32], means: &[f32; HEAD], first: usize, to: &mut [u8]) {
     let count = TILE.min(POSITIONS - first);
     let mut rows = [[0.0_f32; TILE]; HEAD];
     let mut most = [0.0_f32; TILE];
     for (d, row) in rows.iter_mut().enumerate() {
         let at = d * POSITIONS + first;
-        row[..count].copy_from_slice(&from[at..at + count]);
-        for (most, value) in most.iter_mut().zip(row) {
-            *most = most.max(value.abs());
+        let keys = &from[at..at + count];
+        for (most, (to, key)) in most.iter_mut().zip(row.iter_mut().zip(keys)) {
+            *to = key - means[d];
+            *most = most.max(to.abs());
         }
     }
     let (scales, bytes) = to.split_at_mut(SCALES);
@@ -471,21 +490,72 @@ mod tests {
         arrange_keys(&keys, &mut kept[0]);
         arrange_values(&values, &mut kept[1]);
 
-        let found = [kept_keys(&kept[0]), kept_values(&kept[1])];
-        let position = [|n: usize| n % POSITIONS, |n: usize| n / HEAD % POSITIONS];
-        for ((found, wanted), position) in found.iter().zip([&keys, &values]).zip(position) {
+        // Of a head's keys their mean is taken.
+        let mean = |row: usize| -> f64 {
+            let row = &keys[row * POSITIONS..(row + 1) * POSITIONS];
+            row.iter().map(|v| f64::from(*v)).sum::<f64>() / POSITIONS as f64
+        };
+        let means: Vec<f64> = (0..2 * HEAD).map(mean).collect();
+        let keys: Vec<f64> = (0..keys.len())
+            .map(|n| f64::from(keys[n]) - means[n / POSITIONS])
+            .collect();
+        let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+        let of_key = |n: usize| (n / (HEAD * POSITIONS), n % POSITIONS);
+        let of_value = |n: usize| (n / (HEAD * POSITIONS), n / HEAD % POSITIONS);
+        for (found, wanted, position) in [
+            (
+                kept_keys(&kept[0]),
+                &keys,
+                &of_key as &dyn Fn(usize) -> (usize, usize),
+            ),
+            (kept_values(&kept[1]), &values, &of_value),
+        ] {
+            let mut most = vec![[0.0_f64; POSITIONS]; 2];
+            for (n, value) in wanted.iter().enumerate() {
+                let (head, at) = position(n);
+                most[head][at] = most[head][at].max(value.abs());
+            }
             for (n, (found, wanted)) in found.iter().zip(wanted).enumerate() {
-                let step = loudness(position(n)) / 127.0;
-                assert!(
-                    (found - wanted).abs() <= 0.501 * step + 1e-38,
-                    "{found} for {wanted}"
-                );
+                let (head, at) = position(n);
+                let off = (f64::from(*found) - wanted).abs();
+                let step = most[head][at] / 127.0;
+                assert!(off <= 0.501 * step + 1e-38, "{found} for {wanted}");
             }
         }
         // What fills up the last block is nothing.
         for kept in &kept {
             let (scales, _) = &self::kept(&kept[..SIZE])[PADDED / TILE - 1];
             assert!(scales[POSITIONS % TILE..].iter().all(|s| *s == 0.0));
+        }
+    }
+
+    #[test]
+    fn what_all_keys_have_in_common_takes_no_bits() {
+        let (mut keys, values) = (
+            floats(1, HEAD * POSITIONS, 1.0),
+            vec![0.0; HEAD * POSITIONS],
+        );
+        for (d, row) in keys.chunks_exact_mut(POSITIONS).enumerate() {
+            row.iter_mut().for_each(|v| *v += 30.0 * (d as f32).sin());
+        }
+        let mut sound = [vec![7; SIZE], vec![7; SIZE]];
+        arrange_keys(&keys, &mut sound[0]);
+        arrange_values(&values, &mut sound[1]);
+        let query = floats(2, HEAD, 0.5);
+        let (mut context, mut shares) = (vec![0.0; HEAD], vec![0.0; POSITIONS]);
+
+        Attention::new(vec![0]).window(
+            1,
+            &query,
+            [&sound[0], &sound[1]],
+            &mut context,
+            &mut shares,
+        );
+
+        let (_, exact) = plainly(&query, &keys, &values);
+        for (found, exact) in shares.iter().zip(&exact) {
+            let off = (f64::from(*found) - exact).abs();
+            assert!(off < 0.05 * exact, "{found} for {exact}");
         }
     }
 
