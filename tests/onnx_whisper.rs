@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Whisper on ONNX Runtime, with real models and real speech. They are not part of `make models` yet: without them the
-//! tests say so and do nothing.
+//! Whisper on ONNX Runtime, with real models and real speech.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]

@@ -39,6 +39,16 @@ fn domain() -> Result<OperatorDomain, ort::Error> {
         .add(past::PastAttention)
 }
 
+/// Lengths of a tensor that an operator of ours is given; none where one is no length.
+fn lengths(shape: &[i64]) -> Option<Vec<usize>> {
+    shape.iter().map(|n| usize::try_from(*n).ok()).collect()
+}
+
+/// What an operator of ours cannot do.
+fn wrong(operator: &str, what: &str) -> ort::Error {
+    ort::Error::new(format!("{DOMAIN}.{operator}: {what}"))
+}
+
 /// By what a process runs models on ONNX Runtime. A worker is told that of its parent, so that both do the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {

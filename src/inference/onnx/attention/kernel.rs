@@ -17,6 +17,7 @@ mod x86;
 
 use super::HEAD;
 use crate::dsp::vectors::exponential;
+use crate::inference::onnx::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use crate::inference::onnx::tiles;
 
@@ -511,16 +512,19 @@ unsafe fn rows<P: Products>(
     }
 }
 
+type Vector<W> = <<W as Words>::L as Lanes>::V;
+
 /// Several words at once, by vectors. As unsafe as [`Products`].
-trait Lanes {
-    const N: usize;
-    const PAIR: usize;
-    type V: Copy;
-    unsafe fn all(word: u32) -> Self::V;
-    unsafe fn load(from: *const u32) -> Self::V;
-    unsafe fn store(value: Self::V, to: *mut f32);
-    /// `a * b + c`
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+trait Words {
+    const PAIR: usize = 1;
+    /// What they lie in.
+    type L: Lanes;
+    /// What products of words come to, and `c`.
+    #[inline(always)]
+    unsafe fn mul_add(a: Vector<Self>, b: Vector<Self>, c: Vector<Self>) -> Vector<Self> {
+        // SAFETY: as the caller promises.
+        unsafe { Self::L::mul_add(a, b, c) }
+    }
     /// As in [`Products`].
     #[inline(always)]
     unsafe fn above(scores: *const f32, bound: f32) -> bool {
@@ -555,14 +559,14 @@ trait Lanes {
 }
 
 /// Products by vectors: `R` rows of `C` vectors at once, of `ROWS`.
-struct Vectors<L, const R: usize, const C: usize, const ROWS: usize>(std::marker::PhantomData<L>);
+struct Vectors<W, const R: usize, const C: usize, const ROWS: usize>(std::marker::PhantomData<W>);
 
-impl<L: Lanes, const R: usize, const C: usize, const ROWS: usize> Products
-    for Vectors<L, R, C, ROWS>
+impl<W: Words, const R: usize, const C: usize, const ROWS: usize> Products
+    for Vectors<W, R, C, ROWS>
 {
-    const PAIR: usize = L::PAIR;
+    const PAIR: usize = W::PAIR;
     const ROWS: usize = {
-        assert!(ROWS.is_multiple_of(R) && ROWS <= ROWS_MAX && STRIP.is_multiple_of(C * L::N));
+        assert!(ROWS.is_multiple_of(R) && ROWS <= ROWS_MAX && STRIP.is_multiple_of(C * W::L::N));
         ROWS
     };
 
@@ -574,38 +578,40 @@ impl<L: Lanes, const R: usize, const C: usize, const ROWS: usize> Products
         (to, width): (*mut f32, usize),
     ) {
         let column = |from: usize, c: usize| {
-            let n = from + c * L::N;
+            let n = from + c * W::L::N;
             n / PANEL * panel + n % PANEL
         };
         for first in (0..ROWS).step_by(R) {
-            for from in (0..STRIP).step_by(C * L::N) {
+            for from in (0..STRIP).step_by(C * W::L::N) {
                 // SAFETY: as the caller promises: each row has its words, each panel a line for each of them.
                 unsafe {
                     let rows = rows.add(first * row_words);
                     let to = to.add(first * width + from);
-                    let mut sums = [[L::all(0); C]; R];
+                    let mut sums = [[W::L::all(0.0); C]; R];
                     if ADD {
                         for (r, sums) in sums.iter_mut().enumerate() {
                             for (c, sum) in sums.iter_mut().enumerate() {
-                                *sum = L::load(to.add(r * width + c * L::N).cast());
+                                *sum = W::L::load(to.add(r * width + c * W::L::N));
                             }
                         }
                     }
                     for word in 0..words {
-                        let mut panel = [L::all(0); C];
+                        let mut panel = [W::L::all(0.0); C];
                         for (c, own) in panel.iter_mut().enumerate() {
-                            *own = L::load(panels.add(word * PANEL + column(from, c)));
+                            let line = panels.add(word * PANEL + column(from, c));
+                            *own = W::L::load(line.cast());
                         }
                         for (r, sums) in sums.iter_mut().enumerate() {
-                            let row = L::all(rows.add(r * row_words + word).read());
+                            let row =
+                                W::L::all(f32::from_bits(rows.add(r * row_words + word).read()));
                             for (sum, panel) in sums.iter_mut().zip(panel) {
-                                *sum = L::mul_add(row, panel, *sum);
+                                *sum = W::mul_add(row, panel, *sum);
                             }
                         }
                     }
                     for (r, sums) in sums.iter().enumerate() {
                         for (c, sum) in sums.iter().enumerate() {
-                            L::store(*sum, to.add(r * width + c * L::N));
+                            W::L::store(*sum, to.add(r * width + c * W::L::N));
                         }
                     }
                 }
@@ -616,52 +622,23 @@ impl<L: Lanes, const R: usize, const C: usize, const ROWS: usize> Products
     #[inline(always)]
     unsafe fn above(scores: *const f32, bound: f32) -> bool {
         // SAFETY: as the caller promises.
-        unsafe { L::above(scores, bound) }
+        unsafe { W::above(scores, bound) }
     }
 
     #[inline(always)]
     unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
         // SAFETY: as the caller promises.
-        unsafe { L::shares(scores, reference, to, sums) }
+        unsafe { W::shares(scores, reference, to, sums) }
     }
 
     #[inline(always)]
     unsafe fn total(sums: *const f32) -> f32 {
         // SAFETY: as the caller promises.
-        unsafe { L::total(sums) }
+        unsafe { W::total(sums) }
     }
 }
 
 /// Without instructions of its own.
-struct Plain;
-
-impl Lanes for Plain {
-    const N: usize = 8;
-    const PAIR: usize = 1;
-    type V = [f32; 8];
-
-    #[inline(always)]
-    unsafe fn all(word: u32) -> Self::V {
-        [f32::from_bits(word); 8]
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> Self::V {
-        // SAFETY: as the caller promises.
-        unsafe { from.cast::<[f32; 8]>().read() }
-    }
-
-    #[inline(always)]
-    unsafe fn store(value: Self::V, to: *mut f32) {
-        // SAFETY: as the caller promises.
-        unsafe { to.cast::<[f32; 8]>().write(value) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
-        for (c, (a, b)) in c.iter_mut().zip(a.iter().zip(&b)) {
-            *c += a * b;
-        }
-        c
-    }
+impl Words for Plain {
+    type L = Self;
 }

@@ -17,8 +17,8 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::DOMAIN;
 use super::cross::HEAD;
+use super::lengths;
 use kernel::{Given, Isa, Room};
 
 /// See the module.
@@ -99,8 +99,7 @@ struct Sizes {
 impl Sizes {
     /// None if there is nothing in it, or the width is not that of queries, keys and values.
     fn of(shape: &[i64]) -> Option<Self> {
-        let lengths: Option<Vec<usize>> = shape.iter().map(|n| usize::try_from(*n).ok()).collect();
-        let [windows, positions, width] = lengths?.try_into().ok()?;
+        let [windows, positions, width] = lengths(shape)?.try_into().ok()?;
         let fits = windows > 0 && positions > 0 && width > 0 && width.is_multiple_of(3 * HEAD);
         fits.then_some(Self {
             windows,
@@ -111,7 +110,7 @@ impl Sizes {
 }
 
 fn wrong(what: &str) -> ort::Error {
-    ort::Error::new(format!("{DOMAIN}.{NAME}: {what}"))
+    super::wrong(NAME, what)
 }
 
 #[cfg(test)]

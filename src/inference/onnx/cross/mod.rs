@@ -23,6 +23,7 @@ use ort::operator::{
 use ort::value::TensorElementType;
 
 use super::lanes::{Isa, widest};
+use super::lengths;
 use crate::dsp::mel::WINDOW_FRAMES;
 use kernel::{ROWS, Shares};
 
@@ -316,9 +317,6 @@ struct Sizes {
 impl Sizes {
     /// None if they do not belong together.
     fn of(queries: &[i64], keys: &[i64], values: &[i64]) -> Option<Self> {
-        let lengths = |shape: &[i64]| -> Option<Vec<usize>> {
-            shape.iter().map(|n| usize::try_from(*n).ok()).collect()
-        };
         let [rows, tokens, width] = lengths(queries)?.try_into().ok()?;
         let keys: [usize; 4] = lengths(keys)?.try_into().ok()?;
         let [windows, heads, ..] = keys;
@@ -339,7 +337,7 @@ impl Sizes {
 }
 
 fn wrong(what: &str) -> ort::Error {
-    ort::Error::new(format!("{}.{NAME}: {what}", super::DOMAIN))
+    super::wrong(NAME, what)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::DOMAIN;
+use super::lengths;
 use kernel::{GROUP, Isa, PANEL, Room, STEP, Weights};
 
 /// See the module.
@@ -149,9 +149,6 @@ impl Kernel for Product {
 
 /// What is summed over; none if the shapes do not belong together.
 fn inner(outputs: usize, values: &[i64], weights: &[i64], columns: &[i64]) -> Option<usize> {
-    let lengths = |shape: &[i64]| -> Option<Vec<usize>> {
-        shape.iter().map(|n| usize::try_from(*n).ok()).collect()
-    };
     let values = lengths(values)?;
     let inner = *values.last()?;
     let padded = outputs.next_multiple_of(2 * PANEL);
@@ -163,7 +160,7 @@ fn inner(outputs: usize, values: &[i64], weights: &[i64], columns: &[i64]) -> Op
 }
 
 fn wrong(what: &str) -> ort::Error {
-    ort::Error::new(format!("{DOMAIN}.{NAME}: {what}"))
+    super::wrong(NAME, what)
 }
 
 #[cfg(test)]

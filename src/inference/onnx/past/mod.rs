@@ -24,6 +24,7 @@ use ort::value::TensorElementType;
 
 use super::cross::HEAD;
 use super::lanes::{Isa, narrow};
+use super::lengths;
 
 /// See the module.
 pub const NAME: &str = "PastAttention";
@@ -163,9 +164,6 @@ struct Sizes {
 impl Sizes {
     /// None if they do not belong together.
     fn of([qkv, past, index, pos]: [&[i64]; 4]) -> Option<Self> {
-        let lengths = |shape: &[i64]| -> Option<Vec<usize>> {
-            shape.iter().map(|n| usize::try_from(*n).ok()).collect()
-        };
         let [rows, tokens, width] = lengths(qkv)?.try_into().ok()?;
         let [entries, both, heads, head] = lengths(past)?.try_into().ok()?;
         let [of, most] = lengths(index)?.try_into().ok()?;
@@ -184,7 +182,7 @@ impl Sizes {
 }
 
 fn wrong(what: &str) -> ort::Error {
-    ort::Error::new(format!("{}.{NAME}: {what}", super::DOMAIN))
+    super::wrong(NAME, what)
 }
 
 #[cfg(test)]

@@ -343,9 +343,10 @@ mod tests {
         Cache::new(&Header::parse(&text).unwrap())
     }
 
-    /// Gives the last window in work a sound of one value, and of its negative.
+    /// Gives the last window in work a sound of one value, and of its negative. What all keys have in common is not kept:
+    /// here it is nothing.
     fn hear(cache: &mut Cache, tag: f32) {
-        cache.hear_keys(0, &vec![tag; 128 * 1500]);
+        cache.hear_keys(0, &[tag, -tag].repeat(64 * 1500));
         cache.hear_values(0, &vec![-tag; 128 * 1500]);
     }
 

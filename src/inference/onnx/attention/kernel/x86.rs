@@ -4,7 +4,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Given, Lanes, PANEL, Products, ROWS_MAX, Room, SCALE, STRIP, Vectors, heads};
+use super::{Given, PANEL, Products, ROWS_MAX, Room, SCALE, STRIP, Vectors, Words, heads};
+use crate::inference::onnx::lanes::{Avx2, Avx512};
 
 macro_rules! run {
     ($name:ident, $products:ty, $features:literal) => {
@@ -24,70 +25,12 @@ run!(bf16, Vectors<Bf16, 12, 2, 60>, "avx512f,avx512dq,avx512bf16");
 run!(avx512, Vectors<Avx512, 12, 2, 60>, "avx512f,avx512dq");
 run!(avx2, Vectors<Avx2, 6, 2, 30>, "avx2,fma");
 
-/// 8 floats at once.
-struct Avx2;
-
-impl Lanes for Avx2 {
-    const N: usize = 8;
-    const PAIR: usize = 1;
-    type V = __m256;
-
-    #[inline(always)]
-    unsafe fn all(word: u32) -> Self::V {
-        // SAFETY: the processor has it, as the caller promises.
-        unsafe { _mm256_set1_ps(f32::from_bits(word)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> Self::V {
-        // SAFETY: 8 words are there, as the caller promises.
-        unsafe { _mm256_loadu_ps(from.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(value: Self::V, to: *mut f32) {
-        // SAFETY: the same.
-        unsafe { _mm256_storeu_ps(to, value) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // SAFETY: the processor has it, as the caller promises.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
+impl Words for Avx2 {
+    type L = Self;
 }
 
-/// 16 floats at once.
-struct Avx512;
-
-impl Lanes for Avx512 {
-    const N: usize = 16;
-    const PAIR: usize = 1;
-    type V = __m512;
-
-    #[inline(always)]
-    unsafe fn all(word: u32) -> Self::V {
-        // SAFETY: the processor has it, as the caller promises.
-        unsafe { _mm512_set1_ps(f32::from_bits(word)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> Self::V {
-        // SAFETY: 16 words are there, as the caller promises.
-        unsafe { _mm512_loadu_ps(from.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(value: Self::V, to: *mut f32) {
-        // SAFETY: the same.
-        unsafe { _mm512_storeu_ps(to, value) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // SAFETY: the processor has it, as the caller promises.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
+impl Words for Avx512 {
+    type L = Self;
 
     #[inline(always)]
     unsafe fn above(scores: *const f32, bound: f32) -> bool {
@@ -117,31 +60,12 @@ impl Lanes for Avx512 {
 /// 16 pairs of numbers of 16 bits at once.
 struct Bf16;
 
-impl Lanes for Bf16 {
-    const N: usize = 16;
+impl Words for Bf16 {
     const PAIR: usize = 2;
-    type V = __m512;
+    type L = Avx512;
 
     #[inline(always)]
-    unsafe fn all(word: u32) -> Self::V {
-        // SAFETY: the processor has it, as the caller promises.
-        unsafe { Avx512::all(word) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> Self::V {
-        // SAFETY: 16 words are there, as the caller promises.
-        unsafe { Avx512::load(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(value: Self::V, to: *mut f32) {
-        // SAFETY: the same.
-        unsafe { Avx512::store(value, to) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: the processor has it, as the caller promises; both types are 512 bits of any kind.
         unsafe {
             let [a, b] = [a, b].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
