@@ -166,11 +166,18 @@ fn top(values: &[f32]) -> f32 {
             *lane = larger(*lane, *value);
         }
     }
-    let mut most = f32::NEG_INFINITY;
-    for value in lanes.iter().chain(chunks.remainder()) {
-        most = larger(most, *value);
+    for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = larger(*lane, *value);
     }
-    most
+    // By halves: one after the other, each would wait for the one before.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for n in 0..half {
+            lanes[n] = larger(lanes[n], lanes[n + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Sum of `exp((value - max) / temperature)`.
