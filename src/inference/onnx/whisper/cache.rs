@@ -10,6 +10,10 @@ use super::columns::Columns;
 use super::entries::Entries;
 use super::header::Header;
 use super::sound::{SoundView, Sounds};
+use crate::inference::EngineError;
+
+/// For whoever has no memory for it.
+pub(super) const ROOM_OF_TEXTS: &str = "keys and values of the texts";
 
 /// See the module.
 #[derive(Debug)]
@@ -85,27 +89,27 @@ impl Part {
 
 impl Cache {
     /// With room for all windows of a lane at their longest, one text each; or for fewer with more texts.
-    pub fn new(header: &Header) -> Self {
+    pub fn new(header: &Header) -> Result<Self, EngineError> {
         let windows = header.windows();
-        Self {
+        Ok(Self {
             windows_most: windows,
             rows: 1,
             windows: Vec::with_capacity(windows),
-            sounds: Sounds::new(header, windows),
+            sounds: Sounds::new(header, windows)?,
             past: if header.has_operators() {
-                Past::Entries(Entries::new(header))
+                Past::Entries(Entries::new(header)?)
             } else {
-                Past::Columns(Columns::new(header))
+                Past::Columns(Columns::new(header)?)
             },
-        }
+        })
     }
 
-    /// Where the buffers lie and how many bytes each has.
-    pub fn rooms(&self) -> Vec<(usize, usize)> {
-        let sounds = self.sounds.rooms();
+    /// Has all its memory handed out.
+    pub fn take(&self) {
+        self.sounds.take();
         match &self.past {
-            Past::Columns(columns) => sounds.chain(columns.rooms()).collect(),
-            Past::Entries(entries) => sounds.chain(entries.rooms()).collect(),
+            Past::Columns(columns) => columns.take(),
+            Past::Entries(entries) => entries.take(),
         }
     }
 
@@ -340,7 +344,7 @@ mod tests {
             r#"{{"width": 128, "mels": 80, "heads": 2, "enc": 1, "dec": 1, "vocab": 51864, "type": "f32",
                 "operators": {operators}}}"#
         );
-        Cache::new(&Header::parse(&text).unwrap())
+        Cache::new(&Header::parse(&text).unwrap()).unwrap()
     }
 
     /// Gives the last window in work a sound of one value, and of its negative. What all keys have in common is not kept:

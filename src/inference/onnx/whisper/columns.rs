@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 
-use super::cache::{Part, Texts};
+use super::cache::{Part, ROOM_OF_TEXTS, Texts};
 use super::header::{HEAD, Header, TEXT};
+use crate::inference::EngineError;
+use crate::inference::pages::Room;
 
 /// Columns are added and taken away by so many.
 const COLUMNS: usize = 32;
@@ -25,33 +27,39 @@ pub(super) struct Columns {
 #[derive(Debug)]
 struct Layer {
     /// `[rows, heads, 64, columns]`
-    keys: Vec<f32>,
+    keys: Room<f32>,
     /// `[rows, heads, columns, 64]`
-    values: Vec<f32>,
+    values: Room<f32>,
 }
 
 impl Columns {
     /// Untouched.
-    pub fn new(header: &Header) -> Self {
+    pub fn new(header: &Header) -> Result<Self, EngineError> {
         let most = header.rows() * TEXT;
-        let layer = || Layer {
-            keys: vec![0.0; most * header.width],
-            values: vec![0.0; most * header.width],
+        let room = || Room::new(most * header.width, ROOM_OF_TEXTS);
+        let layer = |_| {
+            Ok(Layer {
+                keys: room()?,
+                values: room()?,
+            })
         };
-        Self {
+        Ok(Self {
             heads: header.heads,
             most,
             columns: COLUMNS,
-            layers: std::iter::repeat_with(layer).take(header.layers).collect(),
+            layers: (0..header.layers)
+                .map(layer)
+                .collect::<Result<_, EngineError>>()?,
             mask: Vec::new(),
-        }
+        })
     }
 
-    /// Where the buffers lie and how many bytes each has.
-    pub fn rooms(&self) -> impl Iterator<Item = (usize, usize)> {
-        let room = |values: &Vec<f32>| (values.as_ptr() as usize, size_of_val(&values[..]));
-        let of_layer = move |l: &Layer| [room(&l.keys), room(&l.values)];
-        self.layers.iter().flat_map(of_layer)
+    /// Has all its memory handed out.
+    pub fn take(&self) {
+        for layer in &self.layers {
+            layer.keys.take();
+            layer.values.take();
+        }
     }
 
     /// Begins with nothing in it; says how many rows a window may have.

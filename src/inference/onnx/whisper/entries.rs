@@ -6,9 +6,11 @@
 //! A window has a region of its own for all entries that it may come to need, and fills it from the start. Nothing is moved:
 //! what one text wrote may be another's past.
 
-use super::cache::Part;
+use super::cache::{Part, ROOM_OF_TEXTS};
 use super::header::{Header, MARKS, TEXT};
+use crate::inference::EngineError;
 use crate::inference::onnx::past;
+use crate::inference::pages::Room;
 use crate::inference::whisper::MAX_TOKENS;
 
 /// Tokens of a text with its marks.
@@ -24,7 +26,7 @@ pub(super) struct Entries {
     /// Rows of a window.
     rows: usize,
     /// `[entries, 2, heads, 64]` of each layer
-    layers: Vec<Vec<u16>>,
+    layers: Vec<Room<u16>>,
     /// In the order of the windows.
     regions: Vec<Region>,
     /// Of windows that are gone.
@@ -46,24 +48,24 @@ struct Region {
 
 impl Entries {
     /// Untouched.
-    pub fn new(header: &Header) -> Self {
+    pub fn new(header: &Header) -> Result<Self, EngineError> {
         let entry = past::entry(header.heads);
         let most = header.entries();
-        Self {
+        let layer = |_| Room::new(most * entry, ROOM_OF_TEXTS);
+        Ok(Self {
             entry,
             most,
             rows: 1,
-            layers: vec![vec![0; most * entry]; header.layers],
+            layers: (0..header.layers).map(layer).collect::<Result<_, _>>()?,
             regions: Vec::new(),
             spare: Vec::new(),
             index: Vec::new(),
-        }
+        })
     }
 
-    /// Where the buffers lie and how many bytes each has.
-    pub fn rooms(&self) -> impl Iterator<Item = (usize, usize)> {
-        let room = |values: &Vec<u16>| (values.as_ptr() as usize, size_of_val(&values[..]));
-        self.layers.iter().map(room)
+    /// Has all its memory handed out.
+    pub fn take(&self) {
+        self.layers.iter().for_each(Room::take);
     }
 
     /// Rows that a window may have.

@@ -296,7 +296,7 @@ impl OnnxWhisperModel {
 
     /// Runs both graphs on a tone, as a check of what they give.
     fn try_once(&self) -> Result<(), EngineError> {
-        let mut runner = self.runner(&self.encoder, &self.decoder);
+        let mut runner = self.runner(&self.encoder, &self.decoder)?;
         runner
             .enter(&checked::probe(16_000), header::TEXT)
             .map_err(|e| checked::refused(e, &self.spec.encoder))?;
@@ -310,7 +310,7 @@ impl OnnxWhisperModel {
         checked.map_err(|e| checked::refused(e, &self.spec.decoder))
     }
 
-    fn runner(&self, encoder: &Graph, decoder: &Graph) -> Pair {
+    fn runner(&self, encoder: &Graph, decoder: &Graph) -> Result<Pair, EngineError> {
         let header = Arc::clone(&self.header);
         let meter = Arc::clone(&self.shared.meter);
         Pair::new(header, Arc::clone(encoder), Arc::clone(decoder), meter)
@@ -370,7 +370,7 @@ impl SpeechModel for OnnxWhisperModel {
             let (encoder, tried) = self.free_encoder()?;
             (encoder, self.free_decoder()?, tried)
         };
-        let mut runner = self.runner(&encoder, &decoder);
+        let mut runner = self.runner(&encoder, &decoder)?;
         runner.warm_up(tried)?;
         let windows = self.header.windows();
         let shared = Arc::clone(&self.shared);

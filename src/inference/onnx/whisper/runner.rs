@@ -12,12 +12,13 @@ use super::header::{HEAD, Header, MARKS, POSITIONS, TEXT};
 use super::sound::SoundView;
 use super::{Graph, TASK};
 use crate::dsp::mel::{LogMel, WINDOW_FRAMES};
+use crate::inference::EngineError;
 use crate::inference::onnx::checked;
 use crate::inference::onnx::cross::{BLOCK, PADDED, TILE};
+use crate::inference::onnx::lanes::widest;
 use crate::inference::onnx::past;
 use crate::inference::times::{Meter, Part};
 use crate::inference::whisper::{MAX_PROMPT_TOKENS, MAX_TOKENS};
-use crate::inference::{EngineError, pages};
 
 /// Any word.
 const WARM_TOKEN: i64 = 1000;
@@ -141,26 +142,29 @@ impl LayerNames {
 
 impl Pair {
     /// With all the room that it will take, untouched.
-    pub fn new(header: Arc<Header>, encoder: Graph, decoder: Graph, meter: Arc<Meter>) -> Self {
+    pub fn new(
+        header: Arc<Header>,
+        encoder: Graph,
+        decoder: Graph,
+        meter: Arc<Meter>,
+    ) -> Result<Self, EngineError> {
         let mel = LogMel::new(header.mels);
-        Self {
+        Ok(Self {
             frames: vec![0.0; mel.len()],
             mel,
-            cache: Cache::new(&header),
+            cache: Cache::new(&header)?,
             names: (0..header.layers).map(LayerNames::of).collect(),
             encoder,
             decoder,
             meter,
             header,
-        }
+        })
     }
 
     /// Has everything as large as it will ever be: a process that fitted does no more when it grows hours later
     /// (docs/adr/0007-lanes-at-their-largest.md). `tried`: its encoder has run before.
     pub fn warm_up(&mut self, tried: bool) -> Result<(), EngineError> {
-        for (address, bytes) in self.cache.rooms() {
-            pages::take(address, bytes);
-        }
+        self.cache.take();
         if !tried {
             self.begin(1);
             self.enter(&[0.0], TEXT)?;
@@ -408,8 +412,18 @@ impl Runner for Pair {
 }
 
 pub(super) fn of_numbers(values: &[f32], name: &str) -> Result<(), EngineError> {
-    // One that is none makes each sum none.
-    if values.iter().sum::<f32>().is_finite() {
+    let all = widest(
+        #[inline(always)]
+        || {
+            // Without an end before the last: a compiler makes vectors of it.
+            let mut all = true;
+            for value in values {
+                all &= value.is_finite();
+            }
+            all
+        },
+    );
+    if all {
         Ok(())
     } else {
         Err(failed(format!("the output {name} holds what is no number")))
@@ -454,7 +468,7 @@ mod tests {
             word_time_offset: 0,
         };
         let model = OnnxWhisperModel::load(&spec).unwrap();
-        let mut runner = model.runner(&model.encoder, &model.decoder);
+        let mut runner = model.runner(&model.encoder, &model.decoder).unwrap();
         let start = Instant::now();
         for _ in 0..8 {
             runner.begin(1);

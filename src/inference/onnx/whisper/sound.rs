@@ -4,7 +4,11 @@
 use std::ops::Range;
 
 use super::header::Header;
+use crate::inference::EngineError;
 use crate::inference::onnx::cross;
+use crate::inference::pages::Room;
+
+const ROOM_OF_SOUNDS: &str = "keys and values of the sound";
 
 /// See the module.
 #[derive(Debug)]
@@ -25,8 +29,8 @@ struct Layer {
 /// Keys or values of all windows.
 #[derive(Debug)]
 enum Sound {
-    Floats(Vec<f32>),
-    Bytes(Vec<u8>),
+    Floats(Room<f32>),
+    Bytes(Room<u8>),
 }
 
 /// The same of some windows.
@@ -48,16 +52,16 @@ macro_rules! either {
 }
 
 impl Sound {
-    fn new(length: usize, bytes: bool) -> Self {
-        if bytes {
-            Self::Bytes(vec![0; length])
+    fn new(length: usize, bytes: bool) -> Result<Self, EngineError> {
+        Ok(if bytes {
+            Self::Bytes(Room::new(length, ROOM_OF_SOUNDS)?)
         } else {
-            Self::Floats(vec![0.0; length])
-        }
+            Self::Floats(Room::new(length, ROOM_OF_SOUNDS)?)
+        })
     }
 
-    fn room(&self) -> (usize, usize) {
-        either!(self, values => (values.as_ptr() as usize, size_of_val(&values[..])))
+    fn take_pages(&self) {
+        either!(self, values => values.take());
     }
 
     fn view(&self, range: Range<usize>) -> SoundView<'_> {
@@ -82,27 +86,33 @@ impl Sound {
 
 impl Sounds {
     /// With room for so many windows.
-    pub fn new(header: &Header, windows: usize) -> Self {
+    pub fn new(header: &Header, windows: usize) -> Result<Self, EngineError> {
         let bytes = header.has_operators();
         let window = match bytes {
             true => header.cross_kept(),
             false => header.cross_values(),
         };
         let sound = || Sound::new(windows * window, bytes);
-        let layer = || Layer {
-            keys: sound(),
-            values: sound(),
+        let layer = |_| {
+            Ok(Layer {
+                keys: sound()?,
+                values: sound()?,
+            })
         };
-        Self {
+        Ok(Self {
             window,
-            layers: std::iter::repeat_with(layer).take(header.layers).collect(),
-        }
+            layers: (0..header.layers)
+                .map(layer)
+                .collect::<Result<_, EngineError>>()?,
+        })
     }
 
-    /// Where the buffers lie and how many bytes each has.
-    pub fn rooms(&self) -> impl Iterator<Item = (usize, usize)> {
-        let of_layer = |l: &Layer| [l.keys.room(), l.values.room()];
-        self.layers.iter().flat_map(of_layer)
+    /// Has all its memory handed out.
+    pub fn take(&self) {
+        for layer in &self.layers {
+            layer.keys.take_pages();
+            layer.values.take_pages();
+        }
     }
 
     /// Takes in a layer's keys of a window's sound: `[heads, 64, 1500]`.
