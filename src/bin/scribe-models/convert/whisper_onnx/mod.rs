@@ -31,9 +31,9 @@
 //! order of its number, one a line, in GPT-2's alphabet (a character a byte).
 //!
 //! With `int8` weights are symmetric per output channel and activations are unsigned bytes with a scale per row, found
-//! in each run, by an operator of ours (`gstscribe::inference::onnx::linear`); before that, norms are balanced (`balance`). Layers whose inputs have outliers stay f32: the second
-//! feed-forward matrix of the encoder's last layer and the attention's output of its first. So do the convolutions. The
-//! table of tokens is f16 in any case.
+//! in each run, by an operator of ours (`gstscribe::inference::onnx::linear`); before that, norms are balanced (`balance`). The
+//! convolutions and the attention's output of the encoder's first layer, whose inputs have outliers, stay f32. The table of
+//! tokens is f16 in any case.
 //!
 //! With `int8` too, attention is operators of ours. The encoder's is `gstscribe::inference::onnx::attention`; the decoder's are two. That to the sound (`gstscribe::inference::onnx::cross`)
 //! takes `cross_k_l` and `cross_v_l` as bytes with scales, in an order of its own. That to the text (`…::past`) takes halves.
@@ -316,28 +316,17 @@ impl Model<'_> {
             _ => self.linear(g, &y, &to, &from, (1, 1))?,
         };
         let x = g.op("Add", &[&x, &y]);
-        let exact = layer + 1 == self.shape.audio_layers;
-        self.feed_forward(g, x, &name, &feed, exact)
+        self.feed_forward(g, x, &name, &feed)
     }
 
-    /// The half of a layer that both sides have. `exact`: its second matrix stays f32.
-    fn feed_forward(
-        &self,
-        g: &mut Graph,
-        x: Value,
-        name: &str,
-        feed: &str,
-        exact: bool,
-    ) -> Converted<Value> {
+    /// The half of a layer that both sides have.
+    fn feed_forward(&self, g: &mut Graph, x: Value, name: &str, feed: &str) -> Converted<Value> {
         let y = self.norm(g, &x, &format!("{feed}/layer_norm"))?;
         let from = format!("{feed}/linear_0");
         let y = self.linear(g, &y, &format!("{name}/ffn1"), &from, (4, 1))?;
         let y = g.op("Gelu", &[&y]);
         let (to, from) = (format!("{name}/ffn2"), format!("{feed}/linear_1"));
-        let y = match exact {
-            true => self.exact_linear(g, &y, &to, &from, (1, 4))?,
-            false => self.linear(g, &y, &to, &from, (1, 4))?,
-        };
+        let y = self.linear(g, &y, &to, &from, (1, 4))?;
         Ok(g.op("Add", &[&x, &y]))
     }
 
@@ -471,7 +460,7 @@ impl Model<'_> {
         let from = format!("{name}/attention/linear_2");
         let y = self.linear(g, &y, &format!("{name}/cross_out"), &from, (1, 1))?;
         let x = g.op("Add", &[&x, &y]);
-        self.feed_forward(g, x, &name, &format!("{name}/ffn"), false)
+        self.feed_forward(g, x, &name, &format!("{name}/ffn"))
     }
 
     /// Attention to the tokens before. Those of the cache and the new ones are scored apart, so that nothing of the
