@@ -296,23 +296,28 @@ unsafe fn finish(
 /// outputs.
 #[target_feature(enable = "avx512f,avx512vnni,fma")]
 pub(super) unsafe fn vnni(rows: &Rows, weights: &Weights<'_>, out: *mut f32) {
+    /// Rows at once: with two panels their sums fill the registers.
+    const MOST: usize = 12;
+    // As even as may be: few rows wait for their own last product.
+    let parts = rows.count.div_ceil(MOST);
     for first in (0..weights.outputs).step_by(PAIR) {
-        let mut row = 0;
-        while row < rows.count {
-            // SAFETY: as the caller promises, and there are so many rows left.
-            row += unsafe {
-                match rows.count - row {
-                    12.. => vnni_rows::<12>(rows, row, weights, first, out),
-                    6.. => vnni_rows::<6>(rows, row, weights, first, out),
-                    3.. => vnni_rows::<3>(rows, row, weights, first, out),
-                    _ => vnni_rows::<1>(rows, row, weights, first, out),
-                }
-            };
+        for part in 0..parts {
+            let [row, end] = [part, part + 1].map(|n| n * rows.count / parts);
+            macro_rules! of {
+                ($($count:literal),*) => {
+                    match end - row {
+                        // SAFETY: as the caller promises, and there are so many rows left.
+                        $($count => unsafe { vnni_rows::<$count>(rows, row, weights, first, out) },)*
+                        _ => {}
+                    }
+                };
+            }
+            of!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12);
         }
     }
 }
 
-/// `R` rows and two panels; says `R`.
+/// `R` rows and two panels.
 ///
 /// # Safety
 ///
@@ -324,7 +329,7 @@ unsafe fn vnni_rows<const R: usize>(
     weights: &Weights<'_>,
     first: usize,
     out: *mut f32,
-) -> usize {
+) {
     let (inner, panel) = (weights.inner, weights.inner * PANEL);
     // SAFETY: panels come in pairs, each with a line for every four bytes of a row; the rest is as the caller promises.
     unsafe {
@@ -333,6 +338,12 @@ unsafe fn vnni_rows<const R: usize>(
         for group in 0..inner / GROUP {
             let line = panels.add(group * STEP);
             let lines = [0, panel].map(|at| _mm512_loadu_si512(line.add(at).cast()));
+            if row == 0 {
+                // The next two panels: large weights come from memory in half the time.
+                let next = line.wrapping_add(2 * panel);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(panel).cast());
+            }
             for (n, sums) in sums.iter_mut().enumerate() {
                 let own = rows.bytes.add((row + n) * inner + group * GROUP);
                 let own = _mm512_set1_epi32(own.cast::<i32>().read_unaligned());
@@ -345,7 +356,6 @@ unsafe fn vnni_rows<const R: usize>(
             finish(sums, rows, row + n, weights, first, out);
         }
     }
-    R
 }
 
 /// # Safety
@@ -391,6 +401,9 @@ unsafe fn avx2_rows<const R: usize>(
         for group in 0..inner / GROUP {
             let line = panel.add(group * STEP);
             let lines = [0, STEP / 2].map(|at| _mm256_loadu_si256(line.add(at).cast()));
+            if row == 0 {
+                _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(inner * PANEL).cast());
+            }
             for (n, sums) in sums.iter_mut().enumerate() {
                 let own = rows.bytes.add((row + n) * inner + group * GROUP);
                 let own = _mm256_set1_epi32(own.cast::<i32>().read_unaligned());
