@@ -311,8 +311,8 @@ impl Header {
         self.alignment_heads.len()
     }
 
-    /// What the model takes, for files of these sizes. A lane has an encoder of its own and, with another lane, a
-    /// decoder; it is made with room for all its windows at their longest.
+    /// What the model takes, for files of these sizes. A lane has an encoder and a decoder of its own, and is made with room for
+    /// all its windows at their longest.
     pub fn footprint(&self, encoder_bytes: u64, decoder_bytes: u64) -> Footprint {
         // The processor works with 32 bits: it has weights of 16 twice.
         let widened = |bytes: u64| bytes * if self.weights == F16 { 3 } else { 1 };
@@ -327,8 +327,13 @@ impl Header {
         let step =
             F32 * (2 * self.vocab + MARKS * (TEXT + 2 * self.heads * POSITIONS + 24 * self.width));
         let rows = (cross + attention) * self.windows() + past + step * steps;
-        // Attention of each position to each, states of the widest layer, and a window's keys and values on their way out.
-        let encode = F32 * POSITIONS * (POSITIONS * self.heads + 16 * self.width) + given;
+        // Attention of each position to each, which our operator does not write down, states of the widest layer, and a
+        // window's keys and values on their way out.
+        let scores = match self.has_operators() {
+            true => 0,
+            false => POSITIONS * self.heads,
+        };
+        let encode = F32 * POSITIONS * (scores + 16 * self.width) + given;
         // Prompts are read one by one: scores and what becomes of them, the attention, and states.
         let prompt = MAX_PROMPT_TOKENS + MARKS;
         let read = F32
@@ -342,7 +347,7 @@ impl Header {
             // With what the run that tries the encoder has taken: the first lane goes on in it.
             weights_bytes: encoder + decoder + encode as u64,
             load_extra_bytes: checked::load_extra_bytes(encoder_bytes.max(decoder_bytes)),
-            lane_bytes: lane + encoder + decoder.div_ceil(2),
+            lane_bytes: lane + encoder + decoder,
             item_bytes: 0,
             decoder_bytes: 0,
         }

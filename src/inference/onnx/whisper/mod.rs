@@ -11,8 +11,8 @@
 //! ([`super::attention`]) and the decoder's two ([`super::cross`] to the sound, whose keys and values are kept as bytes,
 //! [`super::past`] to the text, whose are halves).
 //!
-//! A lane has an encoder of its own, and shares a decoder with one other lane, taking turns step by step: two thirds of its
-//! time go into the encoder. A third lane would wait.
+//! A lane has an encoder and a decoder of its own. Two lanes that took turns on one decoder, step by step, waited for each
+//! other for up to a fifth of their time whenever both happened to decode.
 //!
 //! On a card there is one lane, and the sessions are the model's, each with a cap. The caches stay in the processor's memory
 //! and go to the card with each step.
@@ -34,12 +34,12 @@ mod work;
 pub use work::Work;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ort::session::Session;
 
-use super::checked::{self, Digest};
+use super::checked::{self, Digest, Ports};
 use super::cuda::Room;
 use super::protobuf;
 use crate::inference::times::{Meter, Times};
@@ -57,8 +57,6 @@ const ENCODER: &str = "encoder";
 const DECODER: &str = "decoder";
 /// Texts followed where nobody asks for a number (docs/adr/0013-beams-on-onnx-runtime.md).
 const DEFAULT_BEAM: u32 = 5;
-/// Lanes that take turns on one decoder.
-const LANES_A_DECODER: usize = 2;
 /// Lanes on a card: two encoders at once would share its time and need its memory twice. A measurement may change it,
 /// and then what is reserved (`OnCard`).
 pub const LANES_ON_A_CARD: usize = 1;
@@ -197,12 +195,11 @@ pub struct OnnxWhisperModel {
     header: Arc<Header>,
     shared: Arc<Shared>,
     digests: [Digest; 2],
-    /// The first lane's.
+    /// The first lane's, as is the decoder.
     encoder: Graph,
-    /// The first two lanes'.
     decoder: Graph,
-    /// The others', while lanes use them. On a card there are none.
-    more_decoders: Mutex<Vec<Weak<Mutex<Session>>>>,
+    /// Held while one of them is taken: lanes that are made at once must not share it by chance.
+    taking: Mutex<()>,
     info: SpeechModelInfo,
 }
 
@@ -287,7 +284,7 @@ impl OnnxWhisperModel {
             digests: [encoder_digest, decoder_digest],
             encoder: Arc::new(Mutex::new(encoder)),
             decoder: Arc::new(Mutex::new(decoder)),
-            more_decoders: Mutex::default(),
+            taking: Mutex::default(),
             info,
         };
         model.try_once()?;
@@ -316,41 +313,35 @@ impl OnnxWhisperModel {
         Pair::new(header, Arc::clone(encoder), Arc::clone(decoder), meter)
     }
 
-    /// An encoder that no lane has, and whether it was tried.
-    fn free_encoder(&self) -> Result<(Graph, bool), EngineError> {
-        if Arc::strong_count(&self.encoder) == 1 {
-            return Ok((Arc::clone(&self.encoder), true));
-        }
-        let ports = self.header.encoder_ports();
-        let (session, _) = checked::load_bytes(&self.spec.encoder, &ports, Some(&self.digests[0]))?;
-        Ok((Arc::new(Mutex::new(session)), false))
+    fn unless_taken(&self, graph: &Graph) -> Option<Graph> {
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        // The model has it too.
+        (Arc::strong_count(graph) == 1).then(|| Arc::clone(graph))
     }
 
-    /// A decoder that fewer than two lanes have.
-    fn free_decoder(&self) -> Result<Graph, EngineError> {
-        // Held while another is loaded: lanes that are made at once must not share one by chance.
-        let mut more = self
-            .more_decoders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // The model has the first one too.
-        if Arc::strong_count(&self.decoder) <= LANES_A_DECODER {
-            return Ok(Arc::clone(&self.decoder));
+    /// An encoder that no lane has, and whether it was tried.
+    fn free_encoder(&self) -> Result<(Graph, bool), EngineError> {
+        if let Some(free) = self.unless_taken(&self.encoder) {
+            return Ok((free, true));
         }
-        more.retain(|decoder| decoder.strong_count() > 0);
-        let free = more
-            .iter()
-            .filter(|decoder| decoder.strong_count() < LANES_A_DECODER)
-            .find_map(Weak::upgrade);
-        if let Some(decoder) = free {
-            return Ok(decoder);
+        let ports = self.header.encoder_ports();
+        Ok((again(&self.spec.encoder, &ports, &self.digests[0])?, false))
+    }
+
+    /// A decoder that no lane has.
+    fn free_decoder(&self) -> Result<Graph, EngineError> {
+        if let Some(free) = self.unless_taken(&self.decoder) {
+            return Ok(free);
         }
         let ports = self.header.decoder_ports();
-        let (session, _) = checked::load_bytes(&self.spec.decoder, &ports, Some(&self.digests[1]))?;
-        let decoder = Arc::new(Mutex::new(session));
-        more.push(Arc::downgrade(&decoder));
-        Ok(decoder)
+        again(&self.spec.decoder, &ports, &self.digests[1])
     }
+}
+
+/// Another session on the same bytes.
+fn again(path: &Path, ports: &Ports, digest: &Digest) -> Result<Graph, EngineError> {
+    let (session, _) = checked::load_bytes(path, ports, Some(digest))?;
+    Ok(Arc::new(Mutex::new(session)))
 }
 
 impl SpeechModel for OnnxWhisperModel {
