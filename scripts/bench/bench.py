@@ -52,7 +52,8 @@ def wer():
     short, long = few(short), few(long)
     figures, tables = {"systems": {}, "bootstrap": {}, "score.py": {}}, []
     drawn = {}
-    for name in WER_SYSTEMS:
+    systems = asked_for(WER_SYSTEMS)
+    for name in systems:
         documents = outputs(name, short + long, OPTIONS.fresh)
         files = {}
         for row in short + long:
@@ -75,14 +76,14 @@ def wer():
             if not members:
                 continue
             cells = [group, len(members), None]
-            for name in WER_SYSTEMS:
+            for name in systems:
                 sums = scoring.total([figures["systems"][name]["files"][r["id"]] for r in members])
                 figures["systems"][name].setdefault("groups", {})[group.strip("*")] = sums
                 cells[2] = sums["words"]
                 cells.append(f"{sums['wer']:.2f} ({sums['sub']}/{sums['del']}/{sums['ins']})")
             rows.append(cells)
         if rows:
-            tables.append(f"{title}: WER % (substituted/deleted/inserted words)\n\n" + table(["", "files", "words", *WER_SYSTEMS], rows))
+            tables.append(f"{title}: WER % (substituted/deleted/inserted words)\n\n" + table(["", "files", "words", *systems], rows))
     rows = []
     for group, members in (("short, all", short), ("long, all", long)):
         if len(members) < 2:
@@ -94,9 +95,9 @@ def wer():
         def best(names):
             return min(filter(whole, names), key=lambda n: figures["systems"][n]["groups"][group]["wer"], default=None)
 
-        for ours in SCRIBES:
+        for ours in asked_for(SCRIBES):
             # The better of faster-whisper's two is what the goal speaks of; the best of all beside it, if that is another.
-            for theirs in dict.fromkeys((best(FASTER), best(n for n in WER_SYSTEMS if n not in SCRIBES))):
+            for theirs in dict.fromkeys((best(asked_for(FASTER)), best(n for n in systems if n not in SCRIBES))):
                 if not theirs:
                     continue
                 both = [[piece for r in members for piece in drawn[n, r["id"]]] for n in (ours, theirs)]
@@ -125,7 +126,7 @@ def second_opinion():
     if OPTIONS.few or not has_data() or not (EVAL / "score.py").is_file():
         return None
     result = {}
-    for name in WER_SYSTEMS:
+    for name in asked_for(WER_SYSTEMS):
         command = [sys.executable, str(EVAL / "score.py"), "wer", "--ref", str(DATA / "wer/refs.tsv"), "--json"]
         said = output_of(*command, "--hyp", str(WORK / "out" / folder_name(name)))
         try:
@@ -139,7 +140,11 @@ def second_opinion():
 
 SPEED_SYSTEMS = (*SCRIBES, *FASTER, "whisper.cpp", "whispertranscriber")
 # A round of them is longer than one of all others together: they run in the first round alone.
-SLOW = ("whisper.cpp", "whispertranscriber")
+SLOW = ("scribe whispercpp", "scribe whispercpp, beam-size=1", "whisper.cpp", "whispertranscriber")
+# Of so many seconds of sound there is one round: they are long enough for the machine's moods to even out.
+LONG = 1800
+# Of the short recordings every third is taken: all of them take longer than everything else together.
+EVERY = 3
 
 
 def ten_minutes():
@@ -160,7 +165,7 @@ def speed_cases():
         ("start-up, a file of 2 s", [min(short, key=lambda r: r["seconds"])], False),
         ("ten minutes", [ten_minutes()], False),
         ("an hour", [hour()], False),
-        ("many short files", short[: OPTIONS.few] if OPTIONS.few else short, False),
+        ("many short files", short[: OPTIONS.few] if OPTIONS.few else short[::EVERY], False),
         ("four files of five minutes at once", [joined(f"five-minutes-{n + 1}", each, n, 4) for n in range(4)], True),
     ]
 
@@ -213,12 +218,13 @@ def speed():
         if not rows:
             continue
         seconds = sum(row["seconds"] for row in rows)
-        runs = {name: [] for name in SPEED_SYSTEMS}
-        open_ways = {name: ways(name, rows) for name in SPEED_SYSTEMS}
-        for round_ in range(OPTIONS.rounds):
+        systems = asked_for(SPEED_SYSTEMS)
+        runs = {name: [] for name in systems}
+        open_ways = {name: ways(name, rows) for name in systems}
+        for round_ in range(OPTIONS.rounds if seconds < LONG else 1):
             # Each round goes the other way round: who comes first has a cooler machine, or a warmer cache.
-            for name in SPEED_SYSTEMS[:: -1 if round_ % 2 else 1]:
-                if name in OPTIONS.without or (name in SLOW and round_ > 0):
+            for name in systems[:: -1 if round_ % 2 else 1]:
+                if name in SLOW and round_ > 0:
                     continue
                 tried = [once(name, way, rows, case, round_) for way in open_ways[name]]
                 best = min(tried, key=lambda r: (r["files_done"] < len(rows), r["wall"]))
@@ -226,7 +232,7 @@ def speed():
                 runs[name].append(best)
                 figures.setdefault("ways_not_taken", []).extend({**r, "case": case, "system": name} for r in tried if r is not best)
         lines = []
-        for name in (name for name in SPEED_SYSTEMS if runs[name]):
+        for name in (name for name in systems if runs[name]):
             walls = [r["wall"] for r in runs[name]]
             bad = " (FAILED)" if any(r["exit"] or r["files_done"] != len(rows) for r in runs[name]) else ""
             without = [r["wall_without_start"] for r in runs[name] if r["wall_without_start"]]
@@ -255,9 +261,9 @@ def speed():
     loads = [r["load_before"] for c in figures["cases"].values() for runs in c["runs"].values() for r in runs]
     tables.append(
         f"Whole processes, from their start to their end, JSON with words and times written (whisper.cpp and whispertranscriber: text alone). One "
-        f"run of each in turn, {OPTIONS.rounds} rounds, every other one in reverse; ratios are taken within a round: median (least-most). *Without "
+        f"run of each in turn, {OPTIONS.rounds} rounds (one for more than {LONG // 60} minutes of sound), every other one in reverse; ratios are taken within a round: median (least-most). *Without "
         "start*: without Python's imports and loading the model, by the program's own clock; scribe's figures have its start in them in any "
-        f"case. {' and '.join(SLOW)} run in the first round alone. Where files are many, each of faster-whisper's two goes the faster way of "
+        f"case. {', '.join(n for n in SLOW if n not in OPTIONS.without)} run in the first round alone. Where files are many, each of faster-whisper's two goes the faster way of "
         "one after the other and one model with several threads, found in the first round. Load of the machine before each run: median "
         f"{statistics.median(loads):.1f}, most {max(loads):.1f} (the runs before are in it; far above the number of cores means that others "
         "were at work, and then only ratios say anything). Two threads for each system. The long files are recordings of `wer/`, one after the "
@@ -296,7 +302,7 @@ def words():
     short, long = recordings()
     rows = few([row for row in short + long if row["id"] in aligned])
     figures, lines = {"systems": {}}, []
-    for name in WORD_SYSTEMS:
+    for name in asked_for(WORD_SYSTEMS):
         documents = outputs(name, rows, OPTIONS.fresh)
         pairs, count, files, backwards = [], 0, {}, 0
         for row in rows:
@@ -387,7 +393,7 @@ def nonspeech():
     missed = []
     short, long = recordings()
     spoken = few(short + long)
-    for name in (n for n in NONSPEECH_SYSTEMS if n in WER_SYSTEMS):
+    for name in (n for n in asked_for(NONSPEECH_SYSTEMS) if n in WER_SYSTEMS):
         documents = outputs(name, spoken)
         counts = [scoring.errors(row["text"], documents.get(row["id"], {}).get("text", "")) for row in spoken]
         sums = scoring.total(counts)
@@ -464,6 +470,11 @@ PARTS = {"wer": wer, "speed": speed, "where": engines.where, "scale": engines.sc
 PARTS |= {"words": words, "nonspeech": nonspeech, "isolation": engines.isolation, "memory": memory}
 
 
+def asked_for(systems):
+    """Without those that were left out."""
+    return [name for name in systems if name not in OPTIONS.without]
+
+
 def few(rows):
     """For trials: the first files of each category."""
     if not OPTIONS.few:
@@ -482,7 +493,7 @@ def main():
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--fresh", action="store_true", help="also redo outputs that are there")
     parser.add_argument("--rounds", type=int, default=3, help="of parts speed, where and scale")
-    parser.add_argument("--without", action="append", default=[], metavar="SYSTEM", help="not in part speed: whispertranscriber takes an hour")
+    parser.add_argument("--without", action="append", default=[], metavar="SYSTEM", help="not in parts wer, speed, words, nonspeech")
     parser.add_argument("--few", type=int, default=0, metavar="N", help="a trial: N files a category, nothing is kept in benches/runs")
     parser.parse_args(namespace=OPTIONS)
     engines.OPTIONS = OPTIONS
