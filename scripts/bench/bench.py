@@ -141,6 +141,8 @@ def second_opinion():
 SPEED_SYSTEMS = (*SCRIBES, *FASTER, "whisper.cpp", "whispertranscriber")
 # A round of them is longer than one of all others together: they run in the first round alone.
 SLOW = ("scribe whispercpp", "scribe whispercpp, beam-size=1", "whisper.cpp", "whispertranscriber")
+# It would take twenty minutes for an hour.
+SLOWEST = ("whispertranscriber",)
 # Of so many seconds of sound there is one round: they are long enough for the machine's moods to even out.
 LONG = 1800
 # Of the short recordings every third is taken: all of them take longer than everything else together.
@@ -213,12 +215,12 @@ def once(name, way, rows, case, round_):
 
 
 def speed():
-    figures, tables = {"rounds": OPTIONS.rounds, "cases": {}}, []
+    figures = {"rounds": OPTIONS.rounds, "without": OPTIONS.without, "cases": {}}
     for case, rows, at_once in speed_cases():
         if not rows:
             continue
         seconds = sum(row["seconds"] for row in rows)
-        systems = asked_for(SPEED_SYSTEMS)
+        systems = [name for name in asked_for(SPEED_SYSTEMS) if seconds < LONG or name not in SLOWEST]
         runs = {name: [] for name in systems}
         open_ways = {name: ways(name, rows) for name in systems}
         for round_ in range(OPTIONS.rounds if seconds < LONG else 1):
@@ -231,10 +233,20 @@ def speed():
                 open_ways[name] = [way for way in open_ways[name] if way[0] == best["way"]]
                 runs[name].append(best)
                 figures.setdefault("ways_not_taken", []).extend({**r, "case": case, "system": name} for r in tried if r is not best)
+        figures["cases"][case] = {"files": [row["id"] for row in rows], "seconds": round(seconds, 1), "at_once": at_once, "runs": runs}
+        if any("different" in row for row in rows):
+            figures["cases"][case]["different"] = [[row["different"], row["of"]] for row in rows]
+    return figures, speed_tables(figures)
+
+
+def speed_tables(figures):
+    tables = []
+    for case, measured in figures["cases"].items():
+        runs, seconds, count = measured["runs"], measured["seconds"], len(measured["files"])
         lines = []
-        for name in (name for name in systems if runs[name]):
+        for name in (name for name in SPEED_SYSTEMS if runs.get(name)):
             walls = [r["wall"] for r in runs[name]]
-            bad = " (FAILED)" if any(r["exit"] or r["files_done"] != len(rows) for r in runs[name]) else ""
+            bad = " (FAILED)" if any(r["exit"] or r["files_done"] != count for r in runs[name]) else ""
             without = [r["wall_without_start"] for r in runs[name] if r["wall_without_start"]]
             lines.append(
                 [
@@ -250,26 +262,23 @@ def speed():
                     len(walls),
                 ]
             )
-        figures["cases"][case] = {"files": [row["id"] for row in rows], "seconds": round(seconds, 1), "at_once": at_once, "runs": runs}
-        if any("different" in row for row in rows):
-            figures["cases"][case]["different"] = [[row["different"], row["of"]] for row in rows]
         head = ["", "how", "wall s: median (least-most)", "without start", "CPU s", "s of sound a s"]
         head += [f"times as fast as {peer} / its start left out" for peer in FASTER]
-        tables.append(
-            f"{case[0].upper()}{case[1:]}: {len(rows)} files, {seconds:.0f} s of sound\n\n" + table([*head, "peak MiB", "WER %", "rounds"], lines)
-        )
+        tables.append(f"{case[0].upper()}{case[1:]}: {count} files, {seconds:.0f} s of sound\n\n" + table([*head, "peak MiB", "WER %", "rounds"], lines))
     loads = [r["load_before"] for c in figures["cases"].values() for runs in c["runs"].values() for r in runs]
+    first_alone = [name for name in SLOW if name not in figures["without"]]
     tables.append(
         f"Whole processes, from their start to their end, JSON with words and times written (whisper.cpp and whispertranscriber: text alone). One "
-        f"run of each in turn, {OPTIONS.rounds} rounds (one for more than {LONG // 60} minutes of sound), every other one in reverse; ratios are taken within a round: median (least-most). *Without "
-        "start*: without Python's imports and loading the model, by the program's own clock; scribe's figures have its start in them in any "
-        f"case. {', '.join(n for n in SLOW if n not in OPTIONS.without)} run in the first round alone. Where files are many, each of faster-whisper's two goes the faster way of "
-        "one after the other and one model with several threads, found in the first round. Load of the machine before each run: median "
+        f"run of each in turn, {figures['rounds']} rounds (one for more than {LONG // 60} minutes of sound), every other one in reverse; ratios "
+        "are taken within a round: median (least-most). *Without start*: without Python's imports and loading the model, by the program's own "
+        f"clock; scribe's figures have its start in them in any case. {', '.join(first_alone)} run in the first round alone, "
+        f"{' and '.join(SLOWEST)} not on more than {LONG // 60} minutes. Where files are many, each of faster-whisper's two goes the faster way "
+        "of one after the other and one model with several threads, found in the first round. Load of the machine before each run: median "
         f"{statistics.median(loads):.1f}, most {max(loads):.1f} (the runs before are in it; far above the number of cores means that others "
         "were at work, and then only ratios say anything). Two threads for each system. The long files are recordings of `wer/`, one after the "
         "other with 0.7 s between: the hour has all of them, and some again in another order."
     )
-    return figures, "\n\n".join(tables)
+    return "\n\n".join(tables)
 
 
 def times_as_fast(ours, theirs):
