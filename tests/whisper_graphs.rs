@@ -54,17 +54,26 @@ fn graphs(folder: &TempDir, kind: &str, config: Option<&str>) -> [PathBuf; 2] {
     if let Some(config) = config {
         fs::write(source.join("config.json"), config).unwrap();
     }
-    let models = folder.path().join("models");
+    import(&source, "own", &format!("onnx-{kind}"), folder.path());
+    files(folder, "own", kind)
+}
+
+/// Takes a model into the folder of models.
+fn import(source: &Path, name: &str, kind: &str, folder: &Path) {
     let done = Command::new(env!("CARGO_BIN_EXE_scribe-models"))
         .arg("import")
         .arg(source)
-        .args(["--type", &format!("onnx-{kind}"), "--dir"])
-        .arg(&models)
+        .args(["--name", name, "--type", kind, "--dir"])
+        .arg(folder.join("models"))
         .output()
         .unwrap();
     let news = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{news}");
-    ["encoder", "decoder"].map(|side| models.join(format!("own-onnx-{kind}.{side}.onnx")))
+}
+
+fn files(folder: &TempDir, name: &str, kind: &str) -> [PathBuf; 2] {
+    let models = folder.path().join("models");
+    ["encoder", "decoder"].map(|side| models.join(format!("{name}-onnx-{kind}.{side}.onnx")))
 }
 
 fn whole(name: &str) -> Port {
@@ -612,6 +621,140 @@ fn heads_that_the_model_does_not_have_are_refused() {
     }
     let left = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left, 1, "only the source is there");
+}
+
+/// The same model as transformers writes it: parts of it under names of their own, and no bias for keys.
+fn safetensors(model: &[u8]) -> Vec<u8> {
+    let names = [
+        ("position_encodings/encodings", "embed_positions.weight"),
+        ("embeddings/weight", "embed_tokens.weight"),
+        ("ffn/layer_norm", "final_layer_norm"),
+        ("ffn/linear_0", "fc1"),
+        ("ffn/linear_1", "fc2"),
+        ("self_attention/layer_norm", "self_attn_layer_norm"),
+        ("self_attention/linear_0", "self_attn.{q,k,v}_proj"),
+        ("self_attention/linear_1", "self_attn.{out}_proj"),
+        ("attention/layer_norm", "encoder_attn_layer_norm"),
+        ("attention/linear_0", "encoder_attn.{q}_proj"),
+        ("attention/linear_1", "encoder_attn.{k,v}_proj"),
+        ("attention/linear_2", "encoder_attn.{out}_proj"),
+        ("gamma", "weight"),
+        ("beta", "bias"),
+        ("/layer_norm/", ".layer_norm/"),
+        ("/layer_", ".layers."),
+        ("/", "."),
+    ];
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (name, shape, bytes) in ct2::variables(model) {
+        let name = names
+            .iter()
+            .fold(name, |name, (from, to)| name.replacen(from, to, 9));
+        let (before, projections, after) = match name.split_once('{') {
+            Some((before, rest)) => {
+                let (inner, after) = rest.split_once('}').unwrap();
+                (before.to_owned(), inner.split(',').collect(), after)
+            }
+            None => (name.clone(), vec![""], ""),
+        };
+        let size = bytes.len() / projections.len();
+        for (own, bytes) in projections.iter().zip(bytes.chunks_exact(size)) {
+            let mut shape = shape.clone();
+            shape[0] /= projections.len();
+            let name = format!("model.{before}{own}{after}");
+            if name.ends_with("k_proj.bias") {
+                continue;
+            }
+            let at = data.len();
+            data.extend(bytes);
+            let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, data.len()]});
+            header.insert(name, entry);
+        }
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+}
+
+#[test]
+fn graphs_out_of_safetensors_are_those_out_of_ctranslate2() {
+    let folder = TempDir::new().unwrap();
+    let config = r#"{"alignment_heads": [[1, 1], [0, 1]]}"#;
+    let source = folder.path().join("transformers");
+    fs::create_dir_all(&source).unwrap();
+    fs::write(
+        source.join("model.safetensors"),
+        safetensors(&MODEL.model()),
+    )
+    .unwrap();
+    fs::write(source.join("vocabulary.txt"), MODEL.vocabulary()).unwrap();
+    fs::write(
+        source.join("config.json"),
+        r#"{"encoder_attention_heads": 2}"#,
+    )
+    .unwrap();
+    fs::write(source.join("generation_config.json"), config).unwrap();
+    for kind in ["f32", "int8"] {
+        let wanted = graphs(&folder, kind, Some(config));
+
+        import(&source, "same", &format!("onnx-{kind}"), folder.path());
+
+        for (wanted, found) in wanted.iter().zip(files(&folder, "same", kind)) {
+            assert!(
+                fs::read(wanted).unwrap() == fs::read(&found).unwrap(),
+                "{}",
+                found.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn graphs_out_of_a_ggml_file_come_near_to_those_of_the_model_it_was_made_of() {
+    if !there(&repository(RUNTIME), "make models") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let [exact, _] = graphs(&folder, "f32", None);
+    let exact = encode(&exact, 0.5, FRAMES);
+    for (kind, most) in [("f16", 0.003), ("q8_0", 0.03), ("q5_1", 0.2)] {
+        import(&folder.path().join("own"), "own", kind, folder.path());
+        let ggml = match kind {
+            "f16" => "ggml-own.bin".to_owned(),
+            _ => format!("ggml-own-{kind}.bin"),
+        };
+
+        import(
+            &folder.path().join("models").join(ggml),
+            kind,
+            "onnx-f32",
+            folder.path(),
+        );
+
+        let [encoder, decoder] = files(&folder, kind, "f32");
+        for (name, (_, found)) in encode(&encoder, 0.5, FRAMES) {
+            let far = far(&found, &exact[&name].1);
+            assert!((1e-6..most).contains(&far), "{kind}, {name}: {far}");
+        }
+        let heads = (MODEL.layers / 2..MODEL.layers).count() * HEADS;
+        let decoder = checked::session(&decoder, &decoder_ports(heads as u64)).unwrap();
+        let vocabulary = decoder.metadata().unwrap().custom("vocabulary").unwrap();
+        let tokens: Vec<&str> = vocabulary.split('\n').collect();
+        assert_eq!((tokens.len(), tokens[4_711]), (50_256, "\u{120}t4711"));
+    }
+}
+
+#[test]
+fn the_default_models_encoder_is_that_out_of_its_ggml_file() {
+    let pinned = repository("models/whisper-tiny.en-onnx-int8.encoder.onnx");
+    if !there(&repository(GGML), "make models") || !there(&pinned, "make models") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+
+    import(&repository(GGML), "again", "onnx-int8", folder.path());
+
+    let [encoder, _] = files(&folder, "again", "int8");
+    assert!(fs::read(encoder).unwrap() == fs::read(pinned).unwrap());
 }
 
 #[test]

@@ -129,3 +129,28 @@ impl Writer {
         whole.bytes
     }
 }
+
+/// Names, shapes and bytes of a model's variables.
+#[allow(dead_code, reason = "not every test looks into a model")]
+pub fn variables(model: &[u8]) -> Vec<(String, Vec<usize>, &[u8])> {
+    let number = |at: usize| u32::from_le_bytes(model[at..at + 4].try_into().unwrap()) as usize;
+    let text = |at: usize| {
+        let length = usize::from(u16::from_le_bytes([model[at], model[at + 1]]));
+        (&model[at + 2..at + 1 + length], at + 2 + length)
+    };
+    let (_, spec_end) = text(4);
+    let mut at = spec_end + 8;
+    let mut found = Vec::new();
+    for _ in 0..number(spec_end + 4) {
+        let (name, end) = text(at);
+        let rank = usize::from(model[end]);
+        let shape = (0..rank).map(|n| number(end + 1 + 4 * n)).collect();
+        // Behind the shape there is the kind of the values.
+        let length = number(end + 2 + 4 * rank);
+        at = end + 6 + 4 * rank;
+        let name = String::from_utf8(name.to_vec()).unwrap();
+        found.push((name, shape, &model[at..at + length]));
+        at += length;
+    }
+    found
+}

@@ -397,11 +397,20 @@ pub fn graphs_from_folder(
     parts: [&Path; 2],
     kind: GraphType,
 ) -> Result<(), Trouble> {
+    convert::ct2::check_present(folder).map_err(|err| trouble(err, folder))?;
+    graphs_from(folder, parts, kind, convert::whisper_onnx::from_ct2)
+}
+
+/// The same out of anything that one of [`convert::whisper_onnx`]'s functions takes.
+pub fn graphs_from(
+    source: &Path,
+    parts: [&Path; 2],
+    kind: GraphType,
+    convert: fn(&Path, [File; 2], GraphType) -> Converted<()>,
+) -> Result<(), Trouble> {
     let create = |part: &Path| File::create(part).map_err(|err| Failure::file("write", part, err));
-    let (encoder, decoder) = (create(parts[0])?, create(parts[1])?);
-    convert::ct2::check_present(folder)
-        .and_then(|()| convert::whisper_onnx::from_ct2(folder, encoder, decoder, kind))
-        .map_err(|err| trouble(err, parts[0]))
+    let graphs = [create(parts[0])?, create(parts[1])?];
+    convert(source, graphs, kind).map_err(|err| trouble(err, parts[0]))
 }
 
 fn graph_from_wheel(

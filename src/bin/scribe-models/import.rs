@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use gstscribe::inference::manifest::{Catalog, Entry, GraphType, Task, WeightType, sha256_file};
 
-use crate::convert::{ConvertError, ggml};
+use crate::convert::{ConvertError, ggml, safetensors, whisper_onnx};
 use crate::failure::{Failure, Trouble};
-use crate::fetch::{ggml_from_archive, ggml_from_folder, graphs_from_archive, graphs_from_folder};
+use crate::fetch::{
+    ggml_from_archive, ggml_from_folder, graphs_from, graphs_from_archive, graphs_from_folder,
+};
 use crate::settings;
 use crate::store::{self, Expected, Lock};
 
@@ -18,7 +20,7 @@ use crate::store::{self, Expected, Lock};
 pub struct Wanted {
     /// Its name.
     pub name: Option<String>,
-    /// What a model in CTranslate2 form becomes.
+    /// What a Whisper model becomes.
     pub form: Form,
     /// What it does.
     pub task: Option<Task>,
@@ -26,18 +28,20 @@ pub struct Wanted {
     pub licence: Option<String>,
 }
 
-/// What a model in CTranslate2 form becomes.
+/// What a Whisper model becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// A ggml file with weights of this type.
+    /// A ggml file with weights of this type; one that is a ggml file stays as it is.
     Ggml(WeightType),
     /// Two ONNX graphs.
     Onnx(GraphType),
 }
 
 /// What a file or folder holds, by its first bytes.
+#[derive(Clone, Copy)]
 enum Kind {
     Ct2Folder,
+    Safetensors,
     Archive,
     Ggml,
     Onnx,
@@ -52,15 +56,22 @@ pub fn import(
 ) -> Result<(), Failure> {
     let dir = settings::target_dir(catalog, dir)?;
     let kind = kind(source)?;
-    if let Some(entry) = known(catalog, source, &kind)? {
+    let becomes_graphs = matches!((kind, wanted.form), (Kind::Ggml, Form::Onnx(_)));
+    if !becomes_graphs && let Some(entry) = known(catalog, source, kind)? {
         return take_known(entry, source, &dir);
     }
     let name = match &wanted.name {
         Some(name) => name.clone(),
         None => default_name(source),
     };
-    check_name(catalog, &name)?;
-    let model = New::plan(&kind, name, &wanted)?;
+    check_name(&name)?;
+    let model = New::plan(kind, name, &wanted)?;
+    if let Some(entry) = catalog.manifest().find(&model.id) {
+        return Err(Failure::Usage(format!(
+            "{} is a name of {}, and this is another file: give one with --name",
+            model.id, entry.id
+        )));
+    }
     let places: Vec<PathBuf> = model.files.iter().map(|file| dir.join(file)).collect();
     if let Some(place) = places.iter().find(|place| place.exists()) {
         return Err(Failure::Input(format!(
@@ -73,7 +84,7 @@ pub fn import(
     let lock = Lock::wait(&work, &model.files[0])?;
     let part = |file: &String| work.join(format!("{file}.part"));
     let parts: Vec<PathBuf> = model.files.iter().map(part).collect();
-    let made = make(&kind, source, &work, &parts, wanted.form).and_then(|()| {
+    let made = make(kind, source, &work, &parts, wanted.form).and_then(|()| {
         let description = write_description(&model, &parts, place)?;
         // The first file comes last: where it is, the others are.
         let mut files = parts.iter().zip(&places).rev();
@@ -100,7 +111,7 @@ struct New {
 }
 
 impl New {
-    fn plan(kind: &Kind, name: String, wanted: &Wanted) -> Result<Self, Failure> {
+    fn plan(kind: Kind, name: String, wanted: &Wanted) -> Result<Self, Failure> {
         let licence = wanted
             .licence
             .clone()
@@ -111,9 +122,8 @@ impl New {
             {
                 format!("{name}-{}", weights.word())
             }
-            (Kind::Ct2Folder | Kind::Archive, Form::Onnx(graphs)) => {
-                format!("{name}-onnx-{}", graphs.word())
-            }
+            (Kind::Onnx, Form::Onnx(_)) => name,
+            (_, Form::Onnx(graphs)) => format!("{name}-onnx-{}", graphs.word()),
             _ => name,
         };
         let speech_only = || match wanted.task {
@@ -133,13 +143,18 @@ impl New {
                     vec![format!("{stem}.onnx")],
                 )
             }
-            (Kind::Ct2Folder | Kind::Archive, Form::Onnx(_)) => (
+            (_, Form::Onnx(_)) => (
                 speech_only()?,
                 "onnxruntime",
                 ["encoder", "decoder"]
                     .map(|side| format!("{stem}.{side}.onnx"))
                     .into(),
             ),
+            (Kind::Safetensors, Form::Ggml(_)) => {
+                return Err(Failure::Usage(
+                    "of a model in safetensors ONNX graphs are made: --type onnx-int8, onnx-f16 or onnx-f32".into(),
+                ));
+            }
             _ => (
                 speech_only()?,
                 "whisper.cpp",
@@ -161,9 +176,13 @@ fn kind(source: &Path) -> Result<Kind, Failure> {
         if source.join("model.bin").is_file() {
             return Ok(Kind::Ct2Folder);
         }
+        if safetensors::is_in(source) {
+            return Ok(Kind::Safetensors);
+        }
         return Err(Failure::Input(format!(
-            "{} has no model.bin: a CTranslate2 model's folder does",
-            source.display()
+            "{} has neither model.bin, as a CTranslate2 model's folder has, nor {}, as one of transformers",
+            source.display(),
+            safetensors::WHOLE
         )));
     }
     let mut start = Vec::new();
@@ -190,9 +209,9 @@ fn kind(source: &Path) -> Result<Kind, Failure> {
 fn known<'a>(
     catalog: &'a Catalog,
     source: &Path,
-    kind: &Kind,
+    kind: Kind,
 ) -> Result<Option<&'a Entry>, Failure> {
-    if matches!(kind, Kind::Ct2Folder | Kind::Archive) {
+    if matches!(kind, Kind::Ct2Folder | Kind::Safetensors | Kind::Archive) {
         return Ok(None);
     }
     let unreadable = |err| Failure::file("read", source, err);
@@ -270,28 +289,22 @@ fn default_name(source: &Path) -> String {
         .collect()
 }
 
-fn check_name(catalog: &Catalog, name: &str) -> Result<(), Failure> {
+fn check_name(name: &str) -> Result<(), Failure> {
     let is_plain = name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c));
-    if !is_plain {
-        return Err(Failure::Usage(format!(
+    match is_plain {
+        true => Ok(()),
+        false => Err(Failure::Usage(format!(
             "'{name}' is no name: letters, digits and . _ + - are, after a letter or digit"
-        )));
-    }
-    match catalog.manifest().find(name) {
-        Some(entry) => Err(Failure::Usage(format!(
-            "{name} is a name of {}, and this is another file: give one with --name",
-            entry.id
         ))),
-        None => Ok(()),
     }
 }
 
 /// - `parts`: one path for each file of the model.
 fn make(
-    kind: &Kind,
+    kind: Kind,
     source: &Path,
     work: &Path,
     parts: &[PathBuf],
@@ -311,6 +324,17 @@ fn make(
         (Kind::Archive, Form::Onnx(graphs)) => {
             graphs_from_archive(source, work, [part, &parts[1]], graphs)
         }
+        (Kind::Ggml, Form::Onnx(graphs)) => {
+            graphs_from(source, [part, &parts[1]], graphs, whisper_onnx::from_ggml)
+        }
+        (Kind::Safetensors, Form::Onnx(graphs)) => graphs_from(
+            source,
+            [part, &parts[1]],
+            graphs,
+            whisper_onnx::from_safetensors,
+        ),
+        // Refused when it was planned.
+        (Kind::Safetensors, Form::Ggml(_)) => Ok(()),
         (Kind::Ggml | Kind::Onnx, _) => {
             if matches!(kind, Kind::Ggml) {
                 ggml::inspect(source).map_err(wrong)?;

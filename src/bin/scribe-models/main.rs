@@ -84,14 +84,14 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// Take a model of one's own: a ggml or ONNX file, or a folder or wheel with a CTranslate2 model
+    /// Take a model of one's own: a ggml or ONNX file, a folder or wheel with a CTranslate2 model, or a folder of transformers
     Import {
         /// File or folder
         source: PathBuf,
         /// Its name from now on (by default the file's or folder's)
         #[arg(long)]
         name: Option<String>,
-        /// What a CTranslate2 model becomes: a ggml file of this type, or ONNX graphs
+        /// What a Whisper model becomes: a ggml file of this type, or ONNX graphs; a ggml file stays what it is but for the latter
         #[arg(long = "type", value_enum, default_value = "q8_0")]
         weights: Weights,
         /// What the model does; needed for an ONNX file that is not known

@@ -20,6 +20,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::checkpoint::{Array, Checkpoint};
 use super::{ConvertError, Converted, halves};
 
 /// The files of a model that a conversion looks at.
@@ -53,12 +54,6 @@ struct Variable {
     offset: u64,
 }
 
-/// An array in row-major order.
-pub struct Array {
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
 impl Weights {
     /// Reads the list of variables and checks that all of them lie within the file.
     pub fn open(path: &Path) -> Converted<Self> {
@@ -74,31 +69,6 @@ impl Weights {
             file: index.reader.into_inner(),
             variables,
         })
-    }
-
-    /// Whether there is a variable of that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.variables.contains_key(name)
-    }
-
-    /// The dimensions of a variable.
-    pub fn shape(&self, name: &str) -> Converted<&[usize]> {
-        Ok(&self.variable(name)?.shape)
-    }
-
-    /// A variable with two dimensions: rows and columns.
-    pub fn matrix_shape(&self, name: &str) -> Converted<(usize, usize)> {
-        match *self.shape(name)? {
-            [rows, columns] => Ok((rows, columns)),
-            ref shape => Err(ConvertError::input(format!(
-                "{name} has the shape {shape:?} and not two dimensions"
-            ))),
-        }
-    }
-
-    /// A variable of floats.
-    pub fn array(&self, name: &str) -> Converted<Array> {
-        self.part(name, 0, 1)
     }
 
     /// One of `parts` equal pieces of a variable, cut along its first dimension.
@@ -148,7 +118,7 @@ impl Weights {
     }
 
     /// A stored whole number, such as the number of heads.
-    pub fn integer(&self, name: &str) -> Converted<Option<i64>> {
+    fn integer(&self, name: &str) -> Converted<Option<i64>> {
         let Some(variable) = self.variables.get(name) else {
             return Ok(None);
         };
@@ -178,6 +148,24 @@ impl Weights {
     }
 }
 
+impl Checkpoint for Weights {
+    fn has(&self, name: &str) -> bool {
+        self.variables.contains_key(name)
+    }
+
+    fn shape(&self, name: &str) -> Converted<Vec<usize>> {
+        Ok(self.variable(name)?.shape.clone())
+    }
+
+    fn array(&self, name: &str) -> Converted<Array> {
+        self.part(name, 0, 1)
+    }
+
+    fn heads(&self, side: &str) -> Converted<Option<i64>> {
+        self.integer(&format!("{side}/num_heads"))
+    }
+}
+
 /// A model's sizes.
 pub struct Shape {
     /// Tokens, specials included.
@@ -200,7 +188,7 @@ pub struct Shape {
 
 impl Shape {
     /// As the weights show them.
-    pub fn of(model: &Weights) -> Converted<Self> {
+    pub fn of(model: &dyn Checkpoint) -> Converted<Self> {
         let (audio_context, audio_state) =
             model.matrix_shape("encoder/position_encodings/encodings")?;
         let (text_context, text_state) =
@@ -233,14 +221,14 @@ impl Shape {
     }
 }
 
-fn layers(model: &Weights, side: &str) -> usize {
+fn layers(model: &dyn Checkpoint, side: &str) -> usize {
     (0..)
         .take_while(|n| model.has(&format!("{side}/layer_{n}/ffn/layer_norm/gamma")))
         .count()
 }
 
-fn check_heads(model: &Weights, side: &str, width: usize) -> Converted<()> {
-    let stored = model.integer(&format!("{side}/num_heads"))?;
+fn check_heads(model: &dyn Checkpoint, side: &str, width: usize) -> Converted<()> {
+    let stored = model.heads(side)?;
     let fits = width.is_multiple_of(HEAD_WIDTH)
         && stored.is_none_or(|heads| heads == (width / HEAD_WIDTH) as i64);
     if fits {
@@ -432,7 +420,7 @@ fn tokens(folder: &Path) -> Converted<Vec<String>> {
     match small_text(&folder.join("tokenizer.json"))? {
         Some(text) => tokens_of_tokenizer(&text),
         None => Err(ConvertError::input(
-            "there is neither vocabulary.json nor vocabulary.txt nor tokenizer.json beside model.bin",
+            "there is neither vocabulary.json nor vocabulary.txt nor tokenizer.json beside it",
         )),
     }
 }
@@ -444,16 +432,23 @@ pub struct Config {
     pub alignment_heads: Option<Vec<(usize, usize)>>,
 }
 
-/// Reads `config.json`, if it is there.
+/// Reads `config.json` and, where that does not say it, `generation_config.json`, if they are there.
 pub fn read_config(folder: &Path) -> Converted<Config> {
-    match small_text(&folder.join("config.json"))? {
-        Some(text) => serde_json::from_str(&text)
-            .map_err(|err| ConvertError::input(format!("config.json: {err}"))),
+    let read = |name: &str| match small_text(&folder.join(name))? {
+        Some(text) => {
+            serde_json::from_str(&text).map_err(|err| ConvertError::input(format!("{name}: {err}")))
+        }
         None => Ok(Config::default()),
+    };
+    let config: Config = read("config.json")?;
+    match config.alignment_heads {
+        Some(_) => Ok(config),
+        None => read("generation_config.json"),
     }
 }
 
-fn small_text(path: &Path) -> Converted<Option<String>> {
+/// The text of a file, if it is there.
+pub fn small_text(path: &Path) -> Converted<Option<String>> {
     match fs::metadata(path) {
         Ok(meta) if meta.len() > TEXT_BYTES_MAX => Err(ConvertError::input(format!(
             "{} is far too long for what it should hold",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! whisper.cpp's ggml files: written from a CTranslate2 model, and looked over.
+//! whisper.cpp's ggml files: written from a CTranslate2 model, looked over, and read for their weights.
 //!
 //! Little endian:
 //!
@@ -20,14 +20,17 @@
 //! Facts from whisper.cpp: `whisper_model_load`, models/convert-pt-to-ggml.py and
 //! examples/common-ggml.cpp.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use gstscribe::dsp::mel;
 use gstscribe::inference::manifest::WeightType;
 
-use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_tokens};
+use super::checkpoint::{Array, Checkpoint, Names, Tensors};
+use super::ct2::{HEAD_WIDTH, Shape, Weights, read_tokens};
 use super::{ConvertError, Converted, halves};
 
 const MAGIC: u32 = 0x6767_6d6c;
@@ -36,15 +39,22 @@ const PLAIN_TOKENS: usize = 50_257;
 /// Values a quantised block holds.
 const BLOCK: usize = 32;
 
-/// Numbers of the tensor types that whisper.cpp's files have, with values and bytes a block.
-const TENSOR_TYPES: [(i32, u64, u64); 7] = [
-    (0, 1, 4),
-    (1, 1, 2),
-    (2, 32, 18),
-    (3, 32, 20),
-    (6, 32, 22),
-    (7, 32, 24),
-    (8, 32, 34),
+const F32: i32 = 0;
+const F16: i32 = 1;
+const Q4_0: i32 = 2;
+const Q4_1: i32 = 3;
+const Q5_0: i32 = 6;
+const Q5_1: i32 = 7;
+const Q8_0: i32 = 8;
+/// The tensor types that whisper.cpp's files have, with values and bytes a block.
+const TENSOR_TYPES: [(i32, usize, usize); 7] = [
+    (F32, 1, 4),
+    (F16, 1, 2),
+    (Q4_0, BLOCK, 18),
+    (Q4_1, BLOCK, 20),
+    (Q5_0, BLOCK, 22),
+    (Q5_1, BLOCK, 24),
+    (Q8_0, BLOCK, 34),
 ];
 
 /// The file type in the header. The thousands are the version of the quantisation's form: loaders
@@ -95,10 +105,24 @@ pub fn plain_tokens(tokens: &[String], multilingual: bool) -> Converted<Vec<Vec<
     Ok(plain)
 }
 
+/// The characters of GPT-2's alphabet, in the order of the bytes that they stand for.
+fn alphabet() -> Vec<char> {
+    let mut others = 0x100..;
+    (0..=u8::MAX)
+        .map(|byte| match is_plain(byte) {
+            true => char::from(byte),
+            false => others.next().and_then(char::from_u32).unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
+}
+
 /// GPT-2's alphabet: printable Latin-1 stands for itself, the 68 other bytes, in rising order,
 /// are U+0100, U+0101 and so on.
 fn byte_of(c: char) -> Option<u8> {
-    let is_plain = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     match u32::from(c) {
         code @ 0..=0xff => u8::try_from(code).ok().filter(|&byte| is_plain(byte)),
         code => (0..=u8::MAX)
@@ -271,7 +295,7 @@ impl Writer {
 
     /// A tensor that stays f32.
     fn table(&mut self, name: &str, array: Array) -> Converted<()> {
-        self.tensor_header(name, &array.shape, 0)?;
+        self.tensor_header(name, &array.shape, F32)?;
         self.floats(&array.values)
     }
 
@@ -279,10 +303,10 @@ impl Writer {
     fn matrix(&mut self, name: &str, array: Array) -> Converted<()> {
         let quantise = array.shape.len() == 2;
         match self.weights {
-            WeightType::Q8_0 if quantise => self.blocks(name, &array, 8, q8_0),
-            WeightType::Q5_1 if quantise => self.blocks(name, &array, 7, q5_1),
+            WeightType::Q8_0 if quantise => self.blocks(name, &array, Q8_0, q8_0),
+            WeightType::Q5_1 if quantise => self.blocks(name, &array, Q5_1, q5_1),
             _ => {
-                self.tensor_header(name, &array.shape, 1)?;
+                self.tensor_header(name, &array.shape, F16)?;
                 Ok(self.out.write_all(&halves::bytes_of(&array.values))?)
             }
         }
@@ -382,36 +406,154 @@ fn q5_1(values: &[f32], out: &mut Vec<u8>) {
 /// Looks a ggml Whisper file over from end to end without loading it: sizes, names and types make
 /// sense and every tensor lies within the file. Finds files that are cut short or of another kind.
 pub fn inspect(path: &Path) -> Converted<()> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let mut input = Input {
-        reader: BufReader::new(file),
-        at: 0,
-        length,
+    Ggml::open(path).map(drop)
+}
+
+/// A model's weights in such a file, read one tensor at a time.
+pub struct Ggml {
+    file: File,
+    heads: [i64; 2],
+    tokens: Vec<Vec<u8>>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+struct Tensor {
+    shape: Vec<usize>,
+    kind: i32,
+    offset: u64,
+}
+
+impl Ggml {
+    /// Reads all but the weights, and checks that each tensor lies within the file.
+    pub fn open(path: &Path) -> Converted<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut input = Input {
+            reader: BufReader::new(file),
+            at: 0,
+            length,
+        };
+        if input.number()? != MAGIC.cast_signed() {
+            return Err(ConvertError::input(
+                "this is no ggml file: it begins otherwise",
+            ));
+        }
+        let mut sizes = [0; 11];
+        for size in &mut sizes {
+            *size = input.count(1 << 20)?;
+        }
+        let filters = input.count(512)? * input.count(1 << 12)?;
+        input.skip(filters * 4)?;
+        let mut tokens = Vec::new();
+        for _ in 0..input.count(1 << 20)? {
+            let length = input.count(1 << 12)?;
+            tokens.push(input.bytes(length)?);
+        }
+        let mut tensors = BTreeMap::new();
+        while input.at < length {
+            let (name, tensor) = input.tensor()?;
+            tensors.insert(name, tensor);
+        }
+        if tensors.is_empty() {
+            return Err(ConvertError::input("this ggml file has no weights"));
+        }
+        let [_, _, _, audio_heads, _, _, _, text_heads, ..] = sizes;
+        Ok(Self {
+            file: input.reader.into_inner(),
+            heads: [audio_heads, text_heads].map(u64::cast_signed),
+            tokens,
+            tensors,
+        })
+    }
+
+    /// The plain tokens in the order of their numbers, in GPT-2's alphabet.
+    pub fn tokens(&self) -> Converted<Vec<String>> {
+        if self.tokens.len() < PLAIN_TOKENS - 1 {
+            return Err(ConvertError::input(format!(
+                "{} tokens are too few for a Whisper model",
+                self.tokens.len()
+            )));
+        }
+        let alphabet: Vec<char> = alphabet();
+        let written = |token: &Vec<u8>| token.iter().map(|b| alphabet[usize::from(*b)]).collect();
+        Ok(self.tokens[..PLAIN_TOKENS - 1]
+            .iter()
+            .map(written)
+            .collect())
+    }
+}
+
+impl Tensors for Ggml {
+    fn names(&self) -> Names {
+        Names::OpenAi
+    }
+
+    fn dimensions(&self, name: &str) -> Option<Vec<usize>> {
+        Some(self.tensors.get(name)?.shape.clone())
+    }
+
+    fn read(&self, name: &str) -> Converted<Array> {
+        let missing = || ConvertError::input(format!("there is no tensor {name} in it"));
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let (_, block, bytes) = type_of(tensor.kind)?;
+        // Cannot overflow: the tensor lies in the file, as was checked.
+        let count: usize = tensor.shape.iter().product();
+        let mut data = vec![0; count / block * bytes];
+        self.file.read_exact_at(&mut data, tensor.offset)?;
+        let mut values = Vec::with_capacity(count);
+        for block in data.chunks_exact(bytes) {
+            unpack(tensor.kind, block, &mut values);
+        }
+        Ok(Array {
+            shape: tensor.shape.clone(),
+            values,
+        })
+    }
+
+    fn heads_of(&self, side: &str) -> Option<i64> {
+        Some(self.heads[usize::from(side == "decoder")])
+    }
+}
+
+/// Number, values and bytes of a block of a tensor type.
+fn type_of(kind: i32) -> Converted<(i32, usize, usize)> {
+    let known = TENSOR_TYPES.iter().find(|(number, ..)| *number == kind);
+    known
+        .copied()
+        .ok_or_else(|| ConvertError::input(format!("a tensor has the unknown type {kind}")))
+}
+
+/// The values of a block, which has as many bytes as its type says. As ggml's `dequantize_row_…`.
+fn unpack(kind: i32, block: &[u8], to: &mut Vec<f32>) {
+    let half = |at: usize| halves::to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
+    let low_bits = |bytes: &[u8], n: usize| match n < BLOCK / 2 {
+        true => bytes[n] & 15,
+        false => bytes[n - BLOCK / 2] >> 4,
     };
-    if input.number()? != MAGIC.cast_signed() {
-        return Err(ConvertError::input(
-            "this is no ggml file: it begins otherwise",
-        ));
+    let fifth = |at: usize, n: usize| (block[at + n / 8] >> (n % 8) & 1) << 4;
+    match kind {
+        F32 => to.push(f32::from_le_bytes([block[0], block[1], block[2], block[3]])),
+        F16 => to.push(half(0)),
+        Q8_0 => to.extend(
+            block[2..]
+                .iter()
+                .map(|q| half(0) * f32::from(q.cast_signed())),
+        ),
+        Q4_0 => {
+            to.extend((0..BLOCK).map(|n| half(0) * (f32::from(low_bits(&block[2..], n)) - 8.0)))
+        }
+        Q4_1 => {
+            to.extend((0..BLOCK).map(|n| half(0) * f32::from(low_bits(&block[4..], n)) + half(2)))
+        }
+        Q5_0 => to.extend(
+            (0..BLOCK)
+                .map(|n| half(0) * (f32::from(low_bits(&block[6..], n) | fifth(2, n)) - 16.0)),
+        ),
+        _ => to.extend(
+            (0..BLOCK)
+                .map(|n| half(0) * f32::from(low_bits(&block[8..], n) | fifth(4, n)) + half(2)),
+        ),
     }
-    for _ in 0..11 {
-        input.count(1 << 20)?;
-    }
-    let filters = input.count(512)? * input.count(1 << 12)?;
-    input.skip(filters * 4)?;
-    for _ in 0..input.count(1 << 20)? {
-        let token = input.count(1 << 12)?;
-        input.skip(token)?;
-    }
-    let mut tensors = 0;
-    while input.at < length {
-        input.tensor()?;
-        tensors += 1;
-    }
-    if tensors == 0 {
-        return Err(ConvertError::input("this ggml file has no weights"));
-    }
-    Ok(())
 }
 
 struct Input {
@@ -421,20 +563,45 @@ struct Input {
 }
 
 impl Input {
-    fn tensor(&mut self) -> Converted<()> {
+    fn tensor(&mut self) -> Converted<(String, Tensor)> {
         let rank = self.count(4)?;
         let name = self.count(256)?;
         let kind = self.number()?;
-        let &(_, block, bytes) = TENSOR_TYPES
-            .iter()
-            .find(|(number, ..)| *number == kind)
-            .ok_or_else(|| ConvertError::input(format!("a tensor has the unknown type {kind}")))?;
-        let mut values = 1_u64;
+        let (_, block, bytes) = type_of(kind)?;
+        let mut shape = Vec::new();
         for _ in 0..rank {
-            values = values.saturating_mul(self.count(1 << 24)?);
+            shape.push(self.count(1 << 24)? as usize);
         }
-        self.skip(name)?;
-        self.skip((values / block).saturating_mul(bytes))
+        let name = String::from_utf8(self.bytes(name)?)
+            .map_err(|_| ConvertError::input("a tensor has a name that is no text"))?;
+        // Innermost first: a row is made of whole blocks.
+        if shape.first().is_none_or(|width| width % block != 0) {
+            return Err(ConvertError::input(format!(
+                "{name}: rows of {shape:?} values cannot be of blocks of {block}"
+            )));
+        }
+        shape.reverse();
+        let values = shape
+            .iter()
+            .fold(1, |n: u64, dim| n.saturating_mul(*dim as u64));
+        let offset = self.at;
+        self.skip((values / block as u64).saturating_mul(bytes as u64))?;
+        Ok((
+            name,
+            Tensor {
+                shape,
+                kind,
+                offset,
+            },
+        ))
+    }
+
+    fn bytes(&mut self, count: u64) -> Converted<Vec<u8>> {
+        self.room(count)?;
+        let mut bytes = vec![0; count as usize];
+        self.reader.read_exact(&mut bytes)?;
+        self.at += count;
+        Ok(bytes)
     }
 
     fn count(&mut self, max: u64) -> Converted<u64> {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use gstscribe::inference::onnx::{self, attention, cross, linear, past};
 
-use super::ct2::Array;
+use super::checkpoint::Array;
 use super::halves;
 use super::protobuf::{self, Attribute, Dimension, Element, Message};
 

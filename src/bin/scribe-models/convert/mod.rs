@@ -4,12 +4,14 @@
 //! The same input always gives the same bytes, so that a result can be pinned by digest. Input is
 //! not trusted: every length is checked before it is used, and code in a file is never run.
 
+mod checkpoint;
 pub mod ct2;
 pub mod ggml;
 mod graph;
 mod pickle;
 mod protobuf;
 pub mod resemblyzer;
+pub mod safetensors;
 pub mod silero;
 pub mod whisper_onnx;
 
@@ -34,6 +36,14 @@ pub enum ConvertError {
 impl ConvertError {
     fn input(reason: impl Into<String>) -> Self {
         Self::Input(reason.into())
+    }
+
+    /// The same, of a file among several.
+    fn within(self, file: &str) -> Self {
+        match self {
+            Self::Input(reason) => Self::Input(format!("{file}: {reason}")),
+            other @ Self::File(_) => other,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 
 use gstscribe::inference::onnx::{FloatConstant, float_constants};
 
-use super::ct2::Array;
+use super::checkpoint::Array;
 use super::graph::{Graph, Linear, Port, Value};
 use super::protobuf::{Attribute, Dimension, Element};
 use super::{ConvertError, Converted};

@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::super::Converted;
-use super::super::ct2::{Array, Shape};
+use super::super::checkpoint::Array;
+use super::super::ct2::Shape;
 use super::Parameters;
 
 const POWER: f64 = 0.7;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Whisper models as two ONNX graphs, out of their CTranslate2 form.
+//! Whisper models as two ONNX graphs, out of CTranslate2's form, whisper.cpp's or transformers'.
 //!
 //! H heads of 64 values; layers are those of the decoder. The encoder, one window a run:
 //!
@@ -27,8 +27,8 @@
 //! The encoder's states never leave it: what the decoder wants of them does. The cache is the caller's, the graph does not
 //! copy it. Convolutions are written as products with three shifted copies.
 //!
-//! Notes (`metadata_props`): `whisper` in both, the sizes as JSON; in the decoder also `vocabulary`, every token in the
-//! order of its number, one a line, in GPT-2's alphabet (a character a byte).
+//! Notes (`metadata_props`): `whisper` in both, the sizes as JSON; in the decoder also `vocabulary`, the tokens in the
+//! order of their numbers, those that are text at least, one a line, in GPT-2's alphabet (a character a byte).
 //!
 //! With `int8` weights are symmetric per output channel and activations are unsigned bytes with a scale per row, found
 //! in each run, by an operator of ours (`gstscribe::inference::onnx::linear`); before that, norms are balanced (`balance`). The
@@ -59,10 +59,13 @@ use gstscribe::inference::manifest::GraphType;
 use gstscribe::inference::onnx::{attention, cross, past};
 
 use self::balance::Balance;
-use super::ct2::{Array, HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
+use super::checkpoint::{Array, Checkpoint};
+use super::ct2::{HEAD_WIDTH, Shape, Weights, read_config, read_tokens};
+use super::ggml::{self, Ggml};
 use super::graph::{Graph, Linear, Port, Value};
 use super::protobuf::{Attribute, Dimension, Element};
-use super::{ConvertError, Converted, ggml, halves};
+use super::safetensors::Safetensors;
+use super::{ConvertError, Converted, halves};
 
 /// To the end, in a slice.
 const END: i64 = 1 << 31;
@@ -71,22 +74,72 @@ const SCORE_SCALE: f32 = 0.125;
 /// The same as a length in the graphs.
 const WIDTH: Dimension<'static> = Dimension::Fixed(HEAD_WIDTH as u64);
 
-/// The heads of tiny.en that follow the sound, for a model that does not say.
-const TINY_EN_HEADS: [(usize, usize); 8] = [
-    (1, 0),
-    (2, 0),
-    (2, 5),
-    (3, 0),
-    (3, 1),
-    (3, 2),
-    (3, 3),
-    (3, 4),
+/// Layer and head.
+type Head = (usize, usize);
+/// Width, layers of the decoder, and tokens.
+type Size = (usize, usize, usize);
+
+/// Sizes of OpenAI's models, and their heads that follow the sound: for a model that does not say.
+/// Source: openai-whisper, `__init__.py`. large-v1 and large-v2 are of one size: these are the latter's.
+#[rustfmt::skip]
+const OPENAI_HEADS: [(Size, &[Head]); 11] = [
+    ((384, 4, 51_864), &[(1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4)]),
+    ((384, 4, 51_865), &[(2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5)]),
+    ((512, 6, 51_864), &[(3, 3), (4, 7), (5, 1), (5, 5), (5, 7)]),
+    ((512, 6, 51_865), &[(3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6)]),
+    ((768, 12, 51_864), &[
+        (6, 6), (7, 0), (7, 3), (7, 8), (8, 2), (8, 5), (8, 7), (9, 0), (9, 4), (9, 8), (9, 10), (10, 0), (10, 1), (10, 2),
+        (10, 3), (10, 6), (10, 11), (11, 2), (11, 4),
+    ]),
+    ((768, 12, 51_865), &[(5, 3), (5, 9), (8, 0), (8, 4), (8, 7), (8, 8), (9, 0), (9, 7), (9, 9), (10, 5)]),
+    ((1024, 24, 51_864), &[
+        (11, 4), (14, 1), (14, 12), (14, 14), (15, 4), (16, 0), (16, 4), (16, 9), (17, 12), (17, 14), (18, 7), (18, 10),
+        (18, 15), (20, 0), (20, 3), (20, 9), (20, 14), (21, 12),
+    ]),
+    ((1024, 24, 51_865), &[(13, 15), (15, 4), (15, 15), (16, 1), (20, 0), (23, 4)]),
+    ((1280, 32, 51_865), &[
+        (10, 12), (13, 17), (16, 11), (16, 12), (16, 13), (17, 15), (17, 16), (18, 4), (18, 11), (18, 19), (19, 11), (21, 2),
+        (21, 3), (22, 3), (22, 9), (22, 12), (23, 5), (23, 7), (23, 13), (25, 5), (26, 1), (26, 12), (27, 15),
+    ]),
+    ((1280, 32, 51_866), &[
+        (7, 0), (10, 17), (12, 18), (13, 12), (16, 1), (17, 14), (19, 11), (21, 4), (24, 1), (25, 6),
+    ]),
+    ((1280, 4, 51_866), &[(2, 4), (2, 11), (3, 3), (3, 6), (3, 11), (3, 14)]),
 ];
 
 /// Writes the model in `folder` (CTranslate2 form) to the two files.
-pub fn from_ct2(folder: &Path, encoder: File, decoder: File, kind: GraphType) -> Converted<()> {
+pub fn from_ct2(folder: &Path, graphs: [File; 2], kind: GraphType) -> Converted<()> {
     let weights = Weights::open(&folder.join("model.bin"))?;
+    let heads = read_config(folder)?.alignment_heads;
     let shape = Shape::of(&weights)?;
+    let tokens = read_tokens(folder, shape.vocabulary)?;
+    write(&weights, shape, &tokens, heads, graphs, kind)
+}
+
+/// The same of a folder as transformers writes it.
+pub fn from_safetensors(folder: &Path, graphs: [File; 2], kind: GraphType) -> Converted<()> {
+    let weights = Safetensors::open(folder)?;
+    let heads = read_config(folder)?.alignment_heads;
+    let shape = Shape::of(&weights)?;
+    let tokens = read_tokens(folder, shape.vocabulary)?;
+    write(&weights, shape, &tokens, heads, graphs, kind)
+}
+
+/// The same of one of whisper.cpp's files.
+pub fn from_ggml(file: &Path, graphs: [File; 2], kind: GraphType) -> Converted<()> {
+    let weights = Ggml::open(file)?;
+    let shape = Shape::of(&weights)?;
+    write(&weights, shape, &weights.tokens()?, None, graphs, kind)
+}
+
+fn write(
+    weights: &dyn Checkpoint,
+    shape: Shape,
+    tokens: &[String],
+    heads: Option<Vec<Head>>,
+    [encoder, decoder]: [File; 2],
+    kind: GraphType,
+) -> Converted<()> {
     if shape.audio_state != shape.text_state {
         return Err(ConvertError::input(format!(
             "an encoder of width {} beside a decoder of width {} is not known",
@@ -94,10 +147,10 @@ pub fn from_ct2(folder: &Path, encoder: File, decoder: File, kind: GraphType) ->
         )));
     }
     if shape.audio_layers == 0 || shape.text_layers == 0 {
-        return Err(ConvertError::input("model.bin has no layers"));
+        return Err(ConvertError::input("it has no layers"));
     }
     let mut parameters = Parameters {
-        weights: &weights,
+        weights,
         balance: Balance::default(),
     };
     if kind == GraphType::Int8 {
@@ -107,8 +160,8 @@ pub fn from_ct2(folder: &Path, encoder: File, decoder: File, kind: GraphType) ->
         parameters,
         width: shape.audio_state,
         heads: (shape.audio_state / HEAD_WIDTH) as i64,
-        alignment: alignment_heads(folder, &shape)?,
-        vocabulary: vocabulary(folder, &shape)?,
+        alignment: alignment_heads(heads, &shape)?,
+        vocabulary: vocabulary(tokens, &shape)?,
         shape,
         kind,
     };
@@ -116,33 +169,36 @@ pub fn from_ct2(folder: &Path, encoder: File, decoder: File, kind: GraphType) ->
     model.decoder(decoder)
 }
 
-/// Layers and heads of the decoder whose attention follows the sound, in order: the model's own, those of tiny.en, or
-/// else all of the upper half, which is OpenAI's default.
-fn alignment_heads(folder: &Path, shape: &Shape) -> Converted<Vec<(usize, usize)>> {
+/// Layers and heads of the decoder whose attention follows the sound, in order: what the model says, those of OpenAI's model
+/// of that size, or else all of the upper half, which is OpenAI's default.
+fn alignment_heads(stated: Option<Vec<Head>>, shape: &Shape) -> Converted<Vec<Head>> {
     let (layers, heads) = (shape.text_layers, shape.text_state / HEAD_WIDTH);
-    let mut alignment = match read_config(folder)?.alignment_heads {
+    let size = (shape.text_state, layers, shape.vocabulary);
+    let known = OPENAI_HEADS.iter().find(|(own, _)| *own == size);
+    let mut alignment = match stated {
         Some(stated) if !stated.is_empty() => stated,
-        _ if (shape.text_state, shape.vocabulary) == (384, 51_864) => TINY_EN_HEADS.into(),
-        _ => (layers / 2..layers)
-            .flat_map(|layer| (0..heads).map(move |head| (layer, head)))
-            .collect(),
+        _ => match known {
+            Some((_, heads)) => heads.to_vec(),
+            None => (layers / 2..layers)
+                .flat_map(|layer| (0..heads).map(move |head| (layer, head)))
+                .collect(),
+        },
     };
     alignment.sort_unstable();
     alignment.dedup();
     match alignment.iter().find(|(l, h)| *l >= layers || *h >= heads) {
         Some((layer, head)) => Err(ConvertError::input(format!(
-            "config.json names head {head} of layer {layer}, and there are {layers} layers of {heads}"
+            "its configuration names head {head} of layer {layer}, and there are {layers} layers of {heads}"
         ))),
         None => Ok(alignment),
     }
 }
 
 /// The model's tokens, one a line.
-fn vocabulary(folder: &Path, shape: &Shape) -> Converted<String> {
-    let mut tokens = read_tokens(folder, shape.vocabulary)?;
-    tokens.truncate(shape.vocabulary);
+fn vocabulary(tokens: &[String], shape: &Shape) -> Converted<String> {
+    let tokens = &tokens[..tokens.len().min(shape.vocabulary)];
     // Refuses what is not in the alphabet.
-    ggml::plain_tokens(&tokens, shape.is_multilingual())?;
+    ggml::plain_tokens(tokens, shape.is_multilingual())?;
     match tokens.iter().position(|token| token.contains('\n')) {
         Some(number) => Err(ConvertError::input(format!(
             "token {number} has more than one line"
@@ -153,7 +209,7 @@ fn vocabulary(folder: &Path, shape: &Shape) -> Converted<String> {
 
 /// The weights as they go into the graphs, their shapes checked.
 pub struct Parameters<'a> {
-    weights: &'a Weights,
+    weights: &'a dyn Checkpoint,
     balance: Balance,
 }
 
@@ -223,7 +279,7 @@ struct Model<'a> {
     shape: Shape,
     width: usize,
     heads: i64,
-    alignment: Vec<(usize, usize)>,
+    alignment: Vec<Head>,
     vocabulary: String,
     kind: GraphType,
 }
