@@ -210,13 +210,22 @@ const MOST_GAIN: f32 = 100.0;
 
 /// Whether sound is so quiet that it holds no speech, whatever a model says.
 pub fn is_silent(samples: &[f32]) -> bool {
-    level(samples) <= SILENCE_LEVEL
+    !exceeds(samples, SILENCE_LEVEL)
 }
 
-/// How loud sound is: the 99.5th percentile of its absolute values, so that clicks do not count.
+/// Whether the 99.5th percentile of the absolute values lies above a level.
+fn exceeds(samples: &[f32], level: f32) -> bool {
+    samples.iter().filter(|s| s.abs() > level).count() > samples.len() / 200
+}
+
+/// How loud faint sound is: the 99.5th percentile of its absolute values, so that clicks do not count. Sound that is not
+/// faint has the least level that is not.
 pub fn level(samples: &[f32]) -> f32 {
     if samples.is_empty() {
         return 0.0;
+    }
+    if exceeds(samples, FAINT_LEVEL) {
+        return FAINT_LEVEL;
     }
     let mut loud: Vec<f32> = samples.iter().map(|s| s.abs()).collect();
     let at = (loud.len() - 1) - loud.len() / 200;
@@ -310,6 +319,12 @@ mod tests {
     #[test]
     fn faint_sound_alone_is_amplified_and_only_so_far() {
         assert_eq!(gain(level(&[0.02; 1000])), 1.0);
+        assert_eq!(level(&[0.02; 1000]), FAINT_LEVEL);
+        let mut clicks = [0.001; 1000];
+        clicks[..5].fill(0.5);
+        assert_eq!(level(&clicks), 0.001);
+        clicks[5] = 0.5;
+        assert_eq!(level(&clicks), FAINT_LEVEL);
         assert_eq!(gain(level(&[-0.001; 1000])), 50.0);
         assert_eq!(gain(level(&[0.000_1; 1000])), 100.0);
         assert_eq!(gain(0.0), 1.0);
