@@ -675,37 +675,48 @@ fn safetensors(model: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
 }
 
+fn assert_same(found: &Path, wanted: &Path) {
+    let same = fs::read(found).unwrap() == fs::read(wanted).unwrap();
+    assert!(same, "{}", found.display());
+}
+
 #[test]
-fn graphs_out_of_safetensors_are_those_out_of_ctranslate2() {
+fn what_comes_out_of_safetensors_is_what_comes_out_of_ctranslate2() {
     let folder = TempDir::new().unwrap();
     let config = r#"{"alignment_heads": [[1, 1], [0, 1]]}"#;
     let source = folder.path().join("transformers");
     fs::create_dir_all(&source).unwrap();
-    fs::write(
-        source.join("model.safetensors"),
-        safetensors(&MODEL.model()),
-    )
-    .unwrap();
-    fs::write(source.join("vocabulary.txt"), MODEL.vocabulary()).unwrap();
-    fs::write(
-        source.join("config.json"),
-        r#"{"encoder_attention_heads": 2}"#,
-    )
-    .unwrap();
-    fs::write(source.join("generation_config.json"), config).unwrap();
+    let put = |name: &str, bytes: &[u8]| fs::write(source.join(name), bytes).unwrap();
+    put("model.safetensors", &safetensors(&MODEL.model()));
+    put("vocabulary.txt", MODEL.vocabulary().as_bytes());
+    put("config.json", br#"{"encoder_attention_heads": 2}"#);
+    put("generation_config.json", config.as_bytes());
     for kind in ["f32", "int8"] {
         let wanted = graphs(&folder, kind, Some(config));
 
         import(&source, "same", &format!("onnx-{kind}"), folder.path());
 
-        for (wanted, found) in wanted.iter().zip(files(&folder, "same", kind)) {
-            assert!(
-                fs::read(wanted).unwrap() == fs::read(&found).unwrap(),
-                "{}",
-                found.display()
-            );
-        }
+        let found = files(&folder, "same", kind);
+        found
+            .iter()
+            .zip(&wanted)
+            .for_each(|(f, w)| assert_same(f, w));
     }
+    // Without a fast tokenizer there are the tokens that are text alone.
+    let text = MODEL.vocabulary();
+    let text = text.lines().take(50_257).enumerate();
+    let vocab: BTreeMap<&str, usize> = text.map(|(n, token)| (token, n)).collect();
+    put("vocab.json", &serde_json::to_vec(&vocab).unwrap());
+    fs::remove_file(source.join("vocabulary.txt")).unwrap();
+    import(&source, "slow", "onnx-int8", folder.path());
+    let [slow, same] = ["slow", "same"].map(|name| files(&folder, name, "int8"));
+    assert_same(&slow[0], &same[0]);
+
+    for (name, source) in [("own", &folder.path().join("own")), ("slow", &source)] {
+        import(source, name, "q8_0", folder.path());
+    }
+    let ggml = |name: &str| folder.path().join(format!("models/ggml-{name}-q8_0.bin"));
+    assert_same(&ggml("slow"), &ggml("own"));
 }
 
 #[test]

@@ -378,6 +378,16 @@ pub fn ggml_from_folder(folder: &Path, part: &Path, weights: WeightType) -> Resu
         .map_err(|err| trouble(err, part))
 }
 
+/// The same out of a folder as transformers writes it.
+pub fn ggml_from_safetensors(
+    folder: &Path,
+    part: &Path,
+    weights: WeightType,
+) -> Result<(), Trouble> {
+    let out = File::create(part).map_err(|err| Failure::file("write", part, err))?;
+    convert::ggml::from_safetensors(folder, out, weights).map_err(|err| trouble(err, part))
+}
+
 /// Makes the two graphs, encoder and decoder, out of an archive with a CTranslate2 model.
 pub fn graphs_from_archive(
     archive: &Path,

@@ -11,7 +11,8 @@ use gstscribe::inference::manifest::{Catalog, Entry, GraphType, Task, WeightType
 use crate::convert::{ConvertError, ggml, safetensors, whisper_onnx};
 use crate::failure::{Failure, Trouble};
 use crate::fetch::{
-    ggml_from_archive, ggml_from_folder, graphs_from, graphs_from_archive, graphs_from_folder,
+    ggml_from_archive, ggml_from_folder, ggml_from_safetensors, graphs_from, graphs_from_archive,
+    graphs_from_folder,
 };
 use crate::settings;
 use crate::store::{self, Expected, Lock};
@@ -117,7 +118,7 @@ impl New {
             .clone()
             .unwrap_or_else(|| "not stated".into());
         let stem = match (kind, wanted.form) {
-            (Kind::Ct2Folder | Kind::Archive, Form::Ggml(weights))
+            (Kind::Ct2Folder | Kind::Safetensors | Kind::Archive, Form::Ggml(weights))
                 if weights != WeightType::F16 =>
             {
                 format!("{name}-{}", weights.word())
@@ -150,11 +151,6 @@ impl New {
                     .map(|side| format!("{stem}.{side}.onnx"))
                     .into(),
             ),
-            (Kind::Safetensors, Form::Ggml(_)) => {
-                return Err(Failure::Usage(
-                    "of a model in safetensors ONNX graphs are made: --type onnx-int8, onnx-f16 or onnx-f32".into(),
-                ));
-            }
             _ => (
                 speech_only()?,
                 "whisper.cpp",
@@ -333,8 +329,7 @@ fn make(
             graphs,
             whisper_onnx::from_safetensors,
         ),
-        // Refused when it was planned.
-        (Kind::Safetensors, Form::Ggml(_)) => Ok(()),
+        (Kind::Safetensors, Form::Ggml(weights)) => ggml_from_safetensors(source, part, weights),
         (Kind::Ggml | Kind::Onnx, _) => {
             if matches!(kind, Kind::Ggml) {
                 ggml::inspect(source).map_err(wrong)?;

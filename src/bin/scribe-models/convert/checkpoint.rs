@@ -24,6 +24,21 @@ pub trait Checkpoint {
     /// How many attention heads a side has, where the file says it.
     fn heads(&self, side: &str) -> Converted<Option<i64>>;
 
+    /// One of `parts` equal pieces of a variable, cut along its first dimension.
+    fn part(&self, name: &str, part: usize, parts: usize) -> Converted<Array> {
+        let mut array = self.array(name)?;
+        let rows = array.shape.first().copied().unwrap_or(0);
+        if !rows.is_multiple_of(parts) {
+            return Err(ConvertError::input(format!(
+                "{name} has {rows} rows, which cannot be cut in {parts}"
+            )));
+        }
+        let size = array.values.len() / parts;
+        array.shape[0] = rows / parts;
+        array.values = array.values[part * size..(part + 1) * size].to_vec();
+        Ok(array)
+    }
+
     /// A variable with two dimensions: rows and columns.
     fn matrix_shape(&self, name: &str) -> Converted<(usize, usize)> {
         match *self.shape(name)? {

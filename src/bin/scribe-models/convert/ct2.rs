@@ -71,52 +71,6 @@ impl Weights {
         })
     }
 
-    /// One of `parts` equal pieces of a variable, cut along its first dimension.
-    pub fn part(&self, name: &str, part: usize, parts: usize) -> Converted<Array> {
-        let variable = self.variable(name)?;
-        let width: usize = match variable.kind {
-            0 => 4,
-            4 => 2,
-            1..=3 => {
-                return Err(ConvertError::input(format!(
-                    "{name} holds integers: the model is quantised already. Take its float16 or float32 form"
-                )));
-            }
-            _ => {
-                return Err(ConvertError::input(format!(
-                    "{name} is bfloat16: take the float16 or float32 form of the model"
-                )));
-            }
-        };
-        let mut shape = variable.shape.clone();
-        let rows = shape
-            .first_mut()
-            .ok_or_else(|| ConvertError::input(format!("{name} is a single value")))?;
-        if *rows % parts != 0 {
-            return Err(ConvertError::input(format!(
-                "{name} has {rows} rows, which cannot be cut in {parts}"
-            )));
-        }
-        *rows /= parts;
-        // Cannot overflow: the whole variable lies in the file, as the index has checked.
-        let count: usize = shape.iter().product();
-        let mut bytes = vec![0_u8; count * width];
-        let offset = variable.offset + (part * bytes.len()) as u64;
-        self.file.read_exact_at(&mut bytes, offset)?;
-        let values = if width == 4 {
-            bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
-        } else {
-            bytes
-                .chunks_exact(2)
-                .map(|b| halves::to_f32(u16::from_le_bytes([b[0], b[1]])))
-                .collect()
-        };
-        Ok(Array { shape, values })
-    }
-
     /// A stored whole number, such as the number of heads.
     fn integer(&self, name: &str) -> Converted<Option<i64>> {
         let Some(variable) = self.variables.get(name) else {
@@ -159,6 +113,51 @@ impl Checkpoint for Weights {
 
     fn array(&self, name: &str) -> Converted<Array> {
         self.part(name, 0, 1)
+    }
+
+    fn part(&self, name: &str, part: usize, parts: usize) -> Converted<Array> {
+        let variable = self.variable(name)?;
+        let width: usize = match variable.kind {
+            0 => 4,
+            4 => 2,
+            1..=3 => {
+                return Err(ConvertError::input(format!(
+                    "{name} holds integers: the model is quantised already. Take its float16 or float32 form"
+                )));
+            }
+            _ => {
+                return Err(ConvertError::input(format!(
+                    "{name} is bfloat16: take the float16 or float32 form of the model"
+                )));
+            }
+        };
+        let mut shape = variable.shape.clone();
+        let rows = shape
+            .first_mut()
+            .ok_or_else(|| ConvertError::input(format!("{name} is a single value")))?;
+        if *rows % parts != 0 {
+            return Err(ConvertError::input(format!(
+                "{name} has {rows} rows, which cannot be cut in {parts}"
+            )));
+        }
+        *rows /= parts;
+        // Cannot overflow: the whole variable lies in the file, as the index has checked.
+        let count: usize = shape.iter().product();
+        let mut bytes = vec![0_u8; count * width];
+        let offset = variable.offset + (part * bytes.len()) as u64;
+        self.file.read_exact_at(&mut bytes, offset)?;
+        let values = if width == 4 {
+            bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect()
+        } else {
+            bytes
+                .chunks_exact(2)
+                .map(|b| halves::to_f32(u16::from_le_bytes([b[0], b[1]])))
+                .collect()
+        };
+        Ok(Array { shape, values })
     }
 
     fn heads(&self, side: &str) -> Converted<Option<i64>> {
@@ -417,10 +416,18 @@ fn tokens(folder: &Path) -> Converted<Vec<String>> {
             .map(str::to_owned)
             .collect());
     }
-    match small_text(&folder.join("tokenizer.json"))? {
-        Some(text) => tokens_of_tokenizer(&text),
+    if let Some(text) = small_text(&folder.join("tokenizer.json"))? {
+        return tokens_of_tokenizer(&text);
+    }
+    // As transformers writes it without its fast tokenizers: specials are elsewhere.
+    match small_text(&folder.join("vocab.json"))? {
+        Some(text) => {
+            let vocab: BTreeMap<String, u32> = serde_json::from_str(&text)
+                .map_err(|err| ConvertError::input(format!("vocab.json: {err}")))?;
+            in_order(vocab.into_iter(), "vocab.json")
+        }
         None => Err(ConvertError::input(
-            "there is neither vocabulary.json nor vocabulary.txt nor tokenizer.json beside it",
+            "there is neither vocabulary.json nor vocabulary.txt nor tokenizer.json nor vocab.json beside it",
         )),
     }
 }
@@ -481,25 +488,24 @@ struct AddedToken {
 fn tokens_of_tokenizer(text: &str) -> Converted<Vec<String>> {
     let tokenizer: Tokenizer = serde_json::from_str(text)
         .map_err(|err| ConvertError::input(format!("tokenizer.json: {err}")))?;
-    let mut by_number: BTreeMap<u32, String> = tokenizer
-        .model
-        .vocab
-        .into_iter()
-        .map(|(token, id)| (id, token))
-        .collect();
-    by_number.extend(
-        tokenizer
-            .added_tokens
-            .into_iter()
-            .map(|token| (token.id, token.content)),
-    );
+    let added = tokenizer.added_tokens.into_iter();
+    let added = added.map(|token| (token.content, token.id));
+    in_order(
+        tokenizer.model.vocab.into_iter().chain(added),
+        "tokenizer.json",
+    )
+}
+
+/// Tokens in the order of their numbers, of which none may be missing.
+fn in_order(tokens: impl Iterator<Item = (String, u32)>, file: &str) -> Converted<Vec<String>> {
+    let by_number: BTreeMap<u32, String> = tokens.map(|(token, id)| (id, token)).collect();
     let gap = by_number
         .keys()
         .enumerate()
         .find(|&(n, &id)| n as u64 != u64::from(id));
     match gap {
         Some((n, _)) => Err(ConvertError::input(format!(
-            "tokenizer.json has no token number {n}"
+            "{file} has no token number {n}"
         ))),
         None => Ok(by_number.into_values().collect()),
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! whisper.cpp's ggml files: written from a CTranslate2 model, looked over, and read for their weights.
+//! whisper.cpp's ggml files: written from other forms of a model, looked over, and read for their weights.
 //!
 //! Little endian:
 //!
@@ -31,11 +31,14 @@ use gstscribe::inference::manifest::WeightType;
 
 use super::checkpoint::{Array, Checkpoint, Names, Tensors};
 use super::ct2::{HEAD_WIDTH, Shape, Weights, read_tokens};
+use super::safetensors::Safetensors;
 use super::{ConvertError, Converted, halves};
 
 const MAGIC: u32 = 0x6767_6d6c;
 /// Tokens that are pieces of text, the end of text of the English models among them.
 const PLAIN_TOKENS: usize = 50_257;
+/// Tokens that are pieces of text.
+pub const TEXT_TOKENS: usize = PLAIN_TOKENS - 1;
 /// Values a quantised block holds.
 const BLOCK: usize = 32;
 
@@ -72,14 +75,36 @@ pub fn from_ct2(folder: &Path, out: File, weights: WeightType) -> Converted<()> 
     let model = Weights::open(&folder.join("model.bin"))?;
     let shape = Shape::of(&model)?;
     let tokens = read_tokens(folder, shape.vocabulary)?;
+    write(&model, &shape, &tokens, out, weights)
+}
+
+/// The same of a folder as transformers writes it.
+pub fn from_safetensors(folder: &Path, out: File, weights: WeightType) -> Converted<()> {
+    let model = Safetensors::open(folder)?;
+    write(
+        &model,
+        &Shape::of(&model)?,
+        &read_tokens(folder, TEXT_TOKENS)?,
+        out,
+        weights,
+    )
+}
+
+fn write(
+    model: &dyn Checkpoint,
+    shape: &Shape,
+    tokens: &[String],
+    out: File,
+    weights: WeightType,
+) -> Converted<()> {
     let mut writer = Writer {
         out: BufWriter::with_capacity(1 << 20, out),
         weights,
     };
-    writer.header(&shape)?;
+    writer.header(shape)?;
     writer.filters(shape.mel_bands)?;
-    writer.tokens(&plain_tokens(&tokens, shape.is_multilingual())?)?;
-    writer.tensors(&model, &shape)?;
+    writer.tokens(&plain_tokens(tokens, shape.is_multilingual())?)?;
+    writer.tensors(model, shape)?;
     writer.out.flush()?;
     Ok(())
 }
@@ -87,7 +112,7 @@ pub fn from_ct2(folder: &Path, out: File, weights: WeightType) -> Converted<()> 
 /// The plain tokens as bytes. In the vocabulary every byte is one character of GPT-2's alphabet.
 pub fn plain_tokens(tokens: &[String], multilingual: bool) -> Converted<Vec<Vec<u8>>> {
     let mut plain = Vec::with_capacity(PLAIN_TOKENS);
-    for (number, token) in tokens.iter().take(PLAIN_TOKENS - 1).enumerate() {
+    for (number, token) in tokens.iter().take(TEXT_TOKENS).enumerate() {
         let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
         plain.push(bytes.ok_or_else(|| {
             ConvertError::input(format!(
@@ -173,7 +198,7 @@ impl Writer {
     }
 
     /// All tensors, in the order of OpenAI's checkpoints.
-    fn tensors(&mut self, model: &Weights, shape: &Shape) -> Converted<()> {
+    fn tensors(&mut self, model: &dyn Checkpoint, shape: &Shape) -> Converted<()> {
         self.table(
             "decoder.positional_embedding",
             model.array("decoder/position_encodings/encodings")?,
@@ -205,7 +230,7 @@ impl Writer {
         self.norm(model, "encoder/layer_norm", "encoder.ln_post")
     }
 
-    fn layer(&mut self, model: &Weights, side: &str, layer: usize) -> Converted<()> {
+    fn layer(&mut self, model: &dyn Checkpoint, side: &str, layer: usize) -> Converted<()> {
         let (from, to) = (
             format!("{side}/layer_{layer}"),
             format!("{side}.blocks.{layer}"),
@@ -250,7 +275,7 @@ impl Writer {
         Ok(())
     }
 
-    fn self_attention(&mut self, model: &Weights, from: &str, to: &str) -> Converted<()> {
+    fn self_attention(&mut self, model: &dyn Checkpoint, from: &str, to: &str) -> Converted<()> {
         let (weight, bias) = (
             format!("{from}/linear_0/weight"),
             format!("{from}/linear_0/bias"),
@@ -264,7 +289,7 @@ impl Writer {
         self.linear(model, &format!("{from}/linear_1"), &format!("{to}.out"))
     }
 
-    fn cross_attention(&mut self, model: &Weights, from: &str, to: &str) -> Converted<()> {
+    fn cross_attention(&mut self, model: &dyn Checkpoint, from: &str, to: &str) -> Converted<()> {
         let (weight, bias) = (
             format!("{from}/linear_1/weight"),
             format!("{from}/linear_1/bias"),
@@ -277,7 +302,7 @@ impl Writer {
         self.linear(model, &format!("{from}/linear_2"), &format!("{to}.out"))
     }
 
-    fn linear(&mut self, model: &Weights, from: &str, to: &str) -> Converted<()> {
+    fn linear(&mut self, model: &dyn Checkpoint, from: &str, to: &str) -> Converted<()> {
         self.matrix(
             &format!("{to}.weight"),
             model.array(&format!("{from}/weight"))?,
@@ -285,7 +310,7 @@ impl Writer {
         self.table(&format!("{to}.bias"), model.array(&format!("{from}/bias"))?)
     }
 
-    fn norm(&mut self, model: &Weights, from: &str, to: &str) -> Converted<()> {
+    fn norm(&mut self, model: &dyn Checkpoint, from: &str, to: &str) -> Converted<()> {
         self.table(
             &format!("{to}.weight"),
             model.array(&format!("{from}/gamma"))?,
@@ -468,7 +493,7 @@ impl Ggml {
 
     /// The plain tokens in the order of their numbers, in GPT-2's alphabet.
     pub fn tokens(&self) -> Converted<Vec<String>> {
-        if self.tokens.len() < PLAIN_TOKENS - 1 {
+        if self.tokens.len() < TEXT_TOKENS {
             return Err(ConvertError::input(format!(
                 "{} tokens are too few for a Whisper model",
                 self.tokens.len()
@@ -476,10 +501,7 @@ impl Ggml {
         }
         let alphabet: Vec<char> = alphabet();
         let written = |token: &Vec<u8>| token.iter().map(|b| alphabet[usize::from(*b)]).collect();
-        Ok(self.tokens[..PLAIN_TOKENS - 1]
-            .iter()
-            .map(written)
-            .collect())
+        Ok(self.tokens[..TEXT_TOKENS].iter().map(written).collect())
     }
 }
 

@@ -110,24 +110,18 @@ const OPENAI_HEADS: [(Size, &[Head]); 11] = [
 /// Writes the model in `folder` (CTranslate2 form) to the two files.
 pub fn from_ct2(folder: &Path, graphs: [File; 2], kind: GraphType) -> Converted<()> {
     let weights = Weights::open(&folder.join("model.bin"))?;
-    from_folder(&weights, folder, graphs, kind)
-}
-
-/// The same of a folder as transformers writes it.
-pub fn from_safetensors(folder: &Path, graphs: [File; 2], kind: GraphType) -> Converted<()> {
-    from_folder(&Safetensors::open(folder)?, folder, graphs, kind)
-}
-
-fn from_folder(
-    weights: &dyn Checkpoint,
-    folder: &Path,
-    graphs: [File; 2],
-    kind: GraphType,
-) -> Converted<()> {
-    let heads = read_config(folder)?.alignment_heads;
-    let shape = Shape::of(weights)?;
+    let shape = Shape::of(&weights)?;
     let tokens = read_tokens(folder, shape.vocabulary)?;
-    write(weights, shape, &tokens, heads, graphs, kind)
+    let heads = read_config(folder)?.alignment_heads;
+    write(&weights, shape, &tokens, heads, graphs, kind)
+}
+
+/// The same of a folder as transformers writes it. Not all of those have all marks among their tokens.
+pub fn from_safetensors(folder: &Path, graphs: [File; 2], kind: GraphType) -> Converted<()> {
+    let weights = Safetensors::open(folder)?;
+    let tokens = read_tokens(folder, ggml::TEXT_TOKENS)?;
+    let heads = read_config(folder)?.alignment_heads;
+    write(&weights, Shape::of(&weights)?, &tokens, heads, graphs, kind)
 }
 
 /// The same of one of whisper.cpp's files.
