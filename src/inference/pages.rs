@@ -39,8 +39,8 @@ impl Plain for u8 {}
 impl Plain for u16 {}
 impl Plain for f32 {}
 
-/// A large buffer with pages of its own, of 2 MiB where the system has such: they are handed out in a tenth of the time,
-/// and the processor looks up fewer. All zero at first. The C library would keep what is freed, and clear by hand what it
+/// A large buffer with pages of its own, of 2 MiB where the system has such: they are handed out sooner, and the processor
+/// looks up fewer. All zero at first. The C library would keep what is freed, and clear by hand what it
 /// gives again.
 #[derive(Debug)]
 pub(super) struct Room<T> {
