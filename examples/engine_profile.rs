@@ -47,12 +47,13 @@ fn model(name: &str) -> Outcome<(WhisperSpec, OnnxWhisperSpec)> {
     Ok((spec, own))
 }
 
-/// Least seconds that the encoder can take for what was done: weights at the rate of their type; attention at that of 32-bit
-/// floats, or, where it is an operator of ours on 16 bits, at half that of 8 bits: so it is on processors that have both.
+/// Least seconds that the encoder can take for what was done: weights and attention at the rate of their numbers. That of 16
+/// bits is half that of 8: so it is on processors that have both.
 fn encoder_limit(work: &Work, peaks: &Peaks, times: &Times) -> f64 {
-    let attention = match work.eight_bits {
-        true => peaks.f32_gemm.max(peaks.int8_gemm / 2.0),
-        false => peaks.f32_gemm,
+    let attention = match work.attention_bits {
+        8 => peaks.int8_gemm,
+        16 => peaks.int8_gemm / 2.0,
+        _ => peaks.f32_gemm,
     };
     let a_window =
         work.encoder_weights / peaks.of_weights(work) + work.encoder_attention / attention;

@@ -104,7 +104,7 @@ def where():
         f"{recording.name}, {audio:.0f} s, `examples/engine_profile.rs`: a whole pipeline with JSON written, {found['engine']}, computing on "
         f"{found['lanes']} thread; {len(runs)} rounds, medians; {audio / cpu:.0f} s of sound for a second of one core. {windows:.0f} windows, "
         f"{steps:.0f} runs of the decoder with {middle('step_windows') / max(steps, 1):.1f} windows each, {middle('tokens'):.0f} tokens.\n\n"
-        f"{peaks_line(found['peaks'])} The encoder's limit: products with weights at the rate of their type, attention, which has 16 bits, at half that of 8. The "
+        f"{peaks_line(found['peaks'])} The encoder's limit: products at the rate of their numbers, with weights and in attention (where that has 16 bits, on AMX, at half the rate of 8). The "
         f"decoder's: reading its weights once a run, and the sound's keys and values once a window in it ({middle('read_gb_s'):.1f} GB/s, one thread "
         "reading as many bytes again and again), or computing where that is more."
     )

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Attention of one head, by what the processor has.
 //!
+//! With numbers of 8 bits it is made otherwise ([`bytes`]); of the others this is said:
+//!
 //! Some rows of queries at a time go through all keys, a strip of 32 after the other: a strip's scores, their exponentials,
 //! and when there are enough of those, what the values come to. So nothing leaves the processor's nearer caches, and no
 //! score is ever written to memory.
@@ -12,6 +14,8 @@
 //! to both of a word's numbers is 16 places apart, so that nothing has to be shuffled.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod bytes;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -41,9 +45,9 @@ pub(super) enum Isa {
     /// Tiles of numbers of 16 bits.
     #[cfg(target_arch = "x86_64")]
     Amx,
-    /// Vectors of them.
+    /// Vectors of numbers of 8 bits.
     #[cfg(target_arch = "x86_64")]
-    Bf16,
+    Bytes,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -59,19 +63,14 @@ impl Isa {
         {
             use std::arch::is_x86_feature_detected as has;
             let avx512 = has!("avx512f") && has!("avx512dq");
-            let bf16 = avx512 && has!("avx512bf16");
             if avx512 && tiles::may_use_tiles() {
                 known.push(Self::Amx);
             }
-            if bf16 && x86::is_of_amd() {
-                known.push(Self::Bf16);
+            if avx512 && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
+                known.push(Self::Bytes);
             }
             if avx512 {
                 known.push(Self::Avx512);
-            }
-            // Elsewhere these take twice as long as floats for half as many words.
-            if bf16 && !x86::is_of_amd() {
-                known.push(Self::Bf16);
             }
             if has!("avx2") && has!("fma") {
                 known.push(Self::Avx2);
@@ -81,14 +80,15 @@ impl Isa {
         known
     }
 
-    /// Whether it rounds to 16 bits.
-    #[cfg(test)]
-    pub fn rounds(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        if matches!(self, Self::Amx | Self::Bf16) {
-            return true;
+    /// Of so many bits are the numbers that it multiplies.
+    pub fn bits(self) -> u32 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => 16,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bytes => 8,
+            _ => 32,
         }
-        false
     }
 }
 
@@ -115,6 +115,8 @@ pub(super) struct Room {
     context: Vec<Line>,
     /// Sums of exponentials, `[rows, 32]`.
     sums: Vec<Line>,
+    #[cfg(target_arch = "x86_64")]
+    bytes: bytes::Room,
 }
 
 impl Room {
@@ -129,6 +131,8 @@ impl Room {
             shares: lines(ROWS_MAX * BLOCK),
             context: lines(ROWS_MAX * HEAD),
             sums: lines(ROWS_MAX * STRIP),
+            #[cfg(target_arch = "x86_64")]
+            bytes: bytes::Room::new(),
         }
     }
 
@@ -175,7 +179,7 @@ pub(super) fn attend(isa: Isa, given: Given<'_>, room: &mut Room, out: &mut [f32
         Isa::Amx => tiles::with_tiles(|| unsafe { x86::amx(given, room, out) }),
         // SAFETY: a processor on which this was found has these instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Bf16 => unsafe { x86::bf16(given, room, out) },
+        Isa::Bytes => unsafe { bytes::attend(given, &mut room.bytes, out) },
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::avx512(given, room, out) },
@@ -512,19 +516,11 @@ unsafe fn rows<P: Products>(
     }
 }
 
-type Vector<W> = <<W as Words>::L as Lanes>::V;
 
-/// Several words at once, by vectors. As unsafe as [`Products`].
+/// Several floats at once, by vectors. As unsafe as [`Products`].
 trait Words {
-    const PAIR: usize = 1;
     /// What they lie in.
     type L: Lanes;
-    /// What products of words come to, and `c`.
-    #[inline(always)]
-    unsafe fn mul_add(a: Vector<Self>, b: Vector<Self>, c: Vector<Self>) -> Vector<Self> {
-        // SAFETY: as the caller promises.
-        unsafe { Self::L::mul_add(a, b, c) }
-    }
     /// As in [`Products`].
     #[inline(always)]
     unsafe fn above(scores: *const f32, bound: f32) -> bool {
@@ -564,7 +560,7 @@ struct Vectors<W, const R: usize, const C: usize, const ROWS: usize>(std::marker
 impl<W: Words, const R: usize, const C: usize, const ROWS: usize> Products
     for Vectors<W, R, C, ROWS>
 {
-    const PAIR: usize = W::PAIR;
+    const PAIR: usize = 1;
     const ROWS: usize = {
         assert!(ROWS.is_multiple_of(R) && ROWS <= ROWS_MAX && STRIP.is_multiple_of(C * W::L::N));
         ROWS
@@ -605,7 +601,7 @@ impl<W: Words, const R: usize, const C: usize, const ROWS: usize> Products
                             let row =
                                 W::L::all(f32::from_bits(rows.add(r * row_words + word).read()));
                             for (sum, panel) in sums.iter_mut().zip(panel) {
-                                *sum = W::mul_add(row, panel, *sum);
+                                *sum = W::L::mul_add(row, panel, *sum);
                             }
                         }
                     }

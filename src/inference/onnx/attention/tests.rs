@@ -117,12 +117,17 @@ fn all_processors_come_to_what_64_bits_do() {
 
     for isa in Isa::known() {
         let (most, mean) = far(isa, &input);
-
-        match isa.rounds() {
+        let (allowed, allowed_mean) = match isa.bits() {
+            // Of 255 steps for a row, queries and keys are off by a third of one, in the mean of squares.
+            8 => (1.5e-1, 1.5e-2),
             // A number of 16 bits is off by 1 in 512 at the most, and without its keys' mean by as much of 20.
-            true => assert!(most < 3e-2 && mean < 4e-3, "{isa:?}: {most}, {mean}"),
-            false => assert!(most < 3e-5 && mean < 3e-6, "{isa:?}: {most}, {mean}"),
-        }
+            16 => (3e-2, 4e-3),
+            _ => (3e-5, 3e-6),
+        };
+        assert!(
+            most < allowed && mean < allowed_mean,
+            "{isa:?}: {most}, {mean}"
+        );
     }
 }
 
@@ -132,7 +137,11 @@ fn any_number_of_positions_will_do() {
         for positions in [1, 2, 31, 32, 33, 60, 65, 255, 256, 257, 288, 321, 545] {
             let (most, _) = far(isa, &ordinary(positions));
 
-            let allowed = if isa.rounds() { 6e-2 } else { 3e-5 };
+            let allowed = match isa.bits() {
+                8 => 1.5e-1,
+                16 => 6e-2,
+                _ => 3e-5,
+            };
             assert!(most < allowed, "{isa:?}, {positions} positions: {most}");
         }
     }
@@ -167,8 +176,8 @@ fn extreme_scores_are_shares_too() {
         for isa in Isa::known() {
             let (most, _) = far(isa, &input);
 
-            // With 16 bits keys of some neighbours become the same, and their values are alike.
-            let allowed = if isa.rounds() { 1e-2 } else { 1e-4 };
+            // With fewer bits keys of some neighbours become the same, and their values are alike.
+            let allowed = if isa.bits() < 32 { 1e-2 } else { 1e-4 };
             assert!(most < allowed, "{isa:?}, {name}: {most}");
         }
     }

@@ -3,6 +3,7 @@
 //! that they take.
 
 use super::header::{HEAD, Header, POSITIONS};
+use crate::inference::onnx::attention;
 use crate::dsp::mel::WINDOW_FRAMES;
 
 /// Size of a convolution's filters.
@@ -29,6 +30,8 @@ pub struct Work {
     pub window_bytes: f64,
     /// Weights are of 8 bits, and so is what is multiplied with them.
     pub eight_bits: bool,
+    /// Of so many bits are the numbers of the encoder's attention.
+    pub attention_bits: u32,
 }
 
 impl Work {
@@ -39,18 +42,19 @@ impl Work {
         let layers = header.encoder_layers * POSITIONS * (SELF_SQUARES + FORWARD_SQUARES) * square;
         // Keys and values of the sound leave the encoder.
         let cross = header.layers * POSITIONS * 2 * square;
-        let attention = header.encoder_layers * 2 * POSITIONS * POSITIONS * header.heads * HEAD;
+        let scores = header.encoder_layers * 2 * POSITIONS * POSITIONS * header.heads * HEAD;
         let weights = header.layers * (SELF_SQUARES + CROSS_SQUARES + FORWARD_SQUARES) * square
             + header.vocab * width;
         let eight_bits = header.weights == "int8";
         Self {
             encoder_weights: 2.0 * (convolutions + layers + cross) as f64,
-            encoder_attention: 2.0 * attention as f64,
+            encoder_attention: 2.0 * scores as f64,
             token_weights: 2.0 * weights as f64,
             token_attention: 2.0 * (header.layers * 2 * POSITIONS * width) as f64,
             step_bytes: (weights * if eight_bits { 1 } else { size_of::<f32>() }) as f64,
             window_bytes: header.cross_bytes() as f64,
             eight_bits,
+            attention_bits: if eight_bits { attention::bits() } else { 32 },
         }
     }
 }

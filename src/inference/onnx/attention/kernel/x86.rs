@@ -21,7 +21,6 @@ macro_rules! run {
 }
 
 run!(amx, Tiles, "avx512f,avx512dq");
-run!(bf16, Vectors<Bf16, 12, 2, 60>, "avx512f,avx512dq,avx512bf16");
 run!(avx512, Vectors<Avx512, 12, 2, 60>, "avx512f,avx512dq");
 run!(avx2, Vectors<Avx2, 6, 2, 30>, "avx2,fma");
 
@@ -48,41 +47,6 @@ impl Words for Avx512 {
                 add_to(sums.add(at), share);
             }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn total(sums: *const f32) -> f32 {
-        // SAFETY: as the caller promises.
-        unsafe { total(sums) }
-    }
-}
-
-/// 16 pairs of numbers of 16 bits at once.
-struct Bf16;
-
-impl Words for Bf16 {
-    const PAIR: usize = 2;
-    type L = Avx512;
-
-    #[inline(always)]
-    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the processor has it, as the caller promises; both types are 512 bits of any kind.
-        unsafe {
-            let [a, b] = [a, b].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
-            _mm512_dpbf16_ps(c, a, b)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn above(scores: *const f32, bound: f32) -> bool {
-        // SAFETY: as the caller promises.
-        unsafe { above(scores, bound) }
-    }
-
-    #[inline(always)]
-    unsafe fn shares(scores: *const f32, reference: f32, to: *mut u32, sums: *mut f32) {
-        // SAFETY: as the caller promises.
-        unsafe { pairs_of_shares(scores, reference, to, sums) }
     }
 
     #[inline(always)]
@@ -119,7 +83,7 @@ unsafe fn total(sums: *const f32) -> f32 {
 }
 
 /// Factors of the powers of x in 2^x, x from 0 to 1, the last first: off by 1 in 13,000, and by 1 in 13 millions.
-const ROUGH: [f32; 4] = [0.078_024_52, 0.226_067_16, 0.695_833_54, 0.999_925_2];
+pub(super) const ROUGH: [f32; 4] = [0.078_024_52, 0.226_067_16, 0.695_833_54, 0.999_925_2];
 const EXACT: [f32; 6] = [
     1.877_576_7e-3,
     8.989_34e-3,
@@ -150,7 +114,7 @@ unsafe fn exponent(scores: *const f32, reference: f32) -> __m512 {
 ///
 /// The processor must have the instructions.
 #[inline(always)]
-unsafe fn power<const N: usize>(x: __m512, factors: &[f32; N]) -> __m512 {
+pub(super) unsafe fn power<const N: usize>(x: __m512, factors: &[f32; N]) -> __m512 {
     // SAFETY: as the caller promises.
     unsafe {
         // What is left above the whole number below.
@@ -290,13 +254,4 @@ impl Products for Tiles {
         // SAFETY: as the caller promises.
         unsafe { total(sums) }
     }
-}
-
-/// Whether it is AMD's: vectors of 16 bits do twice as much there as floats.
-pub(super) fn is_of_amd() -> bool {
-    let found = __cpuid(0);
-    [found.ebx, found.edx, found.ecx]
-        .map(u32::to_le_bytes)
-        .as_flattened()
-        == b"AuthenticAMD"
 }
