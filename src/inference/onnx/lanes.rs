@@ -5,7 +5,7 @@
 use crate::inference::halves;
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
+pub use x86::{Avx2, Avx512, EXACT, ROUGH, power};
 
 /// What a processor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,17 @@ impl Isa {
         known.push(Self::Plain);
         known
     }
+}
+
+/// Whether it has products of numbers of 8 bits in vectors of 512, and what belongs to them.
+#[cfg(target_arch = "x86_64")]
+pub fn has_vnni() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512dq")
+        && has!("avx512vl")
+        && has!("avx512vnni")
 }
 
 /// Does something with the widest instructions that the processor has: a compiler makes vectors of what is inlined into it.
@@ -86,8 +97,9 @@ pub trait Lanes {
     type V: Copy;
     unsafe fn all(value: f32) -> Self::V;
     unsafe fn halves(from: *const u16) -> Self::V;
-    /// Signed bytes.
-    unsafe fn bytes(from: *const u8) -> Self::V;
+    /// Of so many words of four signed bytes the one of this number, from 0; `turned` are bits of a byte that are turned over
+    /// before.
+    unsafe fn byte(from: *const u8, number: usize, turned: u8) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(value: Self::V, to: *mut f32);
     /// What lies there will be wanted soon. It need not be there.
@@ -120,10 +132,10 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn bytes(from: *const u8) -> Self::V {
+    unsafe fn byte(from: *const u8, number: usize, turned: u8) -> Self::V {
         // SAFETY: as the caller promises.
-        let bytes = unsafe { from.cast::<[i8; 8]>().read() };
-        bytes.map(f32::from)
+        let words = unsafe { from.cast::<[[u8; 4]; 8]>().read() };
+        words.map(|word| f32::from((word[number] ^ turned).cast_signed()))
     }
 
     #[inline(always)]
@@ -215,6 +227,37 @@ mod x86 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
 
+    /// Factors of the powers of x in 2^x, x from 0 to 1, the last first: off by 1 in 13,000.
+    pub const ROUGH: [f32; 4] = [0.078_024_52, 0.226_067_16, 0.695_833_54, 0.999_925_2];
+    /// The same, off by 1 in 13 millions.
+    pub const EXACT: [f32; 6] = [
+        1.877_576_7e-3,
+        8.989_34e-3,
+        5.582_632e-2,
+        2.401_536_2e-1,
+        6.931_531e-1,
+        0.999_999_94,
+    ];
+
+    /// 2 to the power of `x`; 0 for what is infinite below 0.
+    ///
+    /// # Safety
+    ///
+    /// The processor must have the instructions.
+    #[inline(always)]
+    pub unsafe fn power<const N: usize>(x: __m512, factors: &[f32; N]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            // What is left above the whole number below.
+            let rest = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+            let mut sum = _mm512_set1_ps(factors[0]);
+            for factor in &factors[1..] {
+                sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(*factor));
+            }
+            _mm512_scalef_ps(sum, x)
+        }
+    }
+
     /// 16 floats at once.
     pub struct Avx512;
 
@@ -240,9 +283,14 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn bytes(from: *const u8) -> Self::V {
-            // SAFETY: 16 bytes are there, as the caller promises.
-            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        unsafe fn byte(from: *const u8, number: usize, turned: u8) -> Self::V {
+            // SAFETY: 64 bytes are there, as the caller promises.
+            unsafe {
+                let turned = _mm512_set1_epi8(turned.cast_signed());
+                let words = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), turned);
+                let left = _mm_cvtsi32_si128(24 - 8 * number as i32);
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_sll_epi32(words, left)))
+            }
         }
 
         #[inline(always)]
@@ -301,9 +349,14 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn bytes(from: *const u8) -> Self::V {
-            // SAFETY: 8 bytes are there, as the caller promises.
-            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        unsafe fn byte(from: *const u8, number: usize, turned: u8) -> Self::V {
+            // SAFETY: 32 bytes are there, as the caller promises.
+            unsafe {
+                let turned = _mm256_set1_epi8(turned.cast_signed());
+                let words = _mm256_xor_si256(_mm256_loadu_si256(from.cast()), turned);
+                let left = _mm_cvtsi32_si128(24 - 8 * number as i32);
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sll_epi32(words, left)))
+            }
         }
 
         #[inline(always)]

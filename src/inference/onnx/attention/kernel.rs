@@ -21,6 +21,8 @@ mod x86;
 
 use super::HEAD;
 use crate::dsp::vectors::exponential;
+#[cfg(target_arch = "x86_64")]
+use crate::inference::onnx::lanes;
 use crate::inference::onnx::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use crate::inference::onnx::tiles;
@@ -66,7 +68,7 @@ impl Isa {
             if avx512 && tiles::may_use_tiles() {
                 known.push(Self::Amx);
             }
-            if avx512 && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
+            if lanes::has_vnni() {
                 known.push(Self::Bytes);
             }
             if avx512 {
@@ -515,7 +517,6 @@ unsafe fn rows<P: Products>(
         }
     }
 }
-
 
 /// Several floats at once, by vectors. As unsafe as [`Products`].
 trait Words {

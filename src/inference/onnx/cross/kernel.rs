@@ -5,11 +5,37 @@
 //! six at most: the sums of more would not stay in registers.
 #![allow(unsafe_code)]
 
-use super::{BLOCK, HEAD, PADDED, POSITIONS, SCALES, TILE};
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use super::{BLOCK, HEAD, MIDDLE, PADDED, POSITIONS, QUAD, SCALES, TILE};
 use crate::dsp::vectors::exponential;
+use crate::inference::onnx::lanes::{self, Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use crate::inference::onnx::lanes::{Avx2, Avx512};
-use crate::inference::onnx::lanes::{Isa, Lanes, Plain};
+
+/// What a processor can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Isa {
+    /// Products of 8 bits.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    /// Those of floats.
+    Floats(lanes::Isa),
+}
+
+impl Isa {
+    /// All that this processor can do, the fastest first.
+    pub fn known() -> Vec<Self> {
+        let mut known = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if lanes::has_vnni() {
+            known.push(Self::Vnni);
+        }
+        known.extend(lanes::Isa::known().into_iter().map(Self::Floats));
+        known
+    }
+}
 
 /// Rows that are read for at once.
 pub(super) const ROWS: usize = 6;
@@ -26,9 +52,9 @@ const AHEAD: usize = 2 * BLOCK;
 pub(super) struct Head<'a> {
     /// A head's part of each row's query.
     pub queries: &'a [&'a [f32; HEAD]],
-    /// Blocks of 32 positions: the scale of each, and `[64, 32]`.
+    /// Blocks of 32 positions: the scale of each, and `[16, 32, 4]`.
     pub keys: &'a [u8],
-    /// The same, with `[32, 64]`.
+    /// The same, with `[8, 64, 4]`.
     pub values: &'a [u8],
 }
 
@@ -57,12 +83,15 @@ pub(super) fn attend(
     match isa {
         // SAFETY: a processor on which this was found has these instructions, and the lengths were checked above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { by_rows!(avx512) },
+        Isa::Vnni => unsafe { by_rows!(eight_bits) },
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { by_rows!(avx2) },
+        Isa::Floats(lanes::Isa::Avx512) => unsafe { by_rows!(avx512) },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Floats(lanes::Isa::Avx2) => unsafe { by_rows!(avx2) },
         // SAFETY: the lengths were checked above, and it needs no instructions that a processor may lack.
-        Isa::Plain => unsafe { by_rows!(plain) },
+        Isa::Floats(lanes::Isa::Plain) => unsafe { by_rows!(plain) },
     }
 }
 
@@ -88,6 +117,20 @@ macro_rules! run {
             unsafe { rows::<$lanes, Q, $vectors>(head, (shares, inverse, context)) }
         }
     };
+}
+
+/// # Safety
+///
+/// Keys and values must have their lengths, and the processor the instructions.
+#[cfg(target_arch = "x86_64")]
+unsafe fn eight_bits<const Q: usize>(
+    head: &Head<'_>,
+    shares: &mut [Shares; ROWS],
+    inverse: &mut [f32; ROWS],
+    context: &mut [[f32; HEAD]; ROWS],
+) {
+    // SAFETY: as the caller promises.
+    unsafe { vnni::rows::<Q>(head, (shares, inverse, context)) }
 }
 
 run!(avx512, Avx512, 4, "avx512f");
@@ -132,18 +175,20 @@ unsafe fn scores<L: Lanes, const Q: usize>(
             // of scores as many floats as all blocks have positions.
             unsafe {
                 let block = keys.as_ptr().add(tile * BLOCK);
-                let keys = block.add(SCALES + part);
+                let keys = block.add(SCALES + part * QUAD);
                 let mut sums = [[L::all(0.0); 2]; Q];
-                for d in 0..HEAD {
-                    let keys = keys.add(d * TILE);
-                    if (d * TILE).is_multiple_of(LINE) {
-                        L::prefetch(keys.wrapping_add(AHEAD));
-                    }
-                    let keys = [L::bytes(keys), L::bytes(keys.add(L::N))];
-                    for (sums, query) in sums.iter_mut().zip(queries) {
-                        let query = L::all(query[d]);
-                        for (sum, keys) in sums.iter_mut().zip(keys) {
-                            *sum = L::mul_add(query, keys, *sum);
+                for word in 0..HEAD / QUAD {
+                    let keys = keys.add(word * TILE * QUAD);
+                    let more = keys.add(L::N * QUAD);
+                    L::prefetch(keys.wrapping_add(AHEAD));
+                    L::prefetch(more.wrapping_add(AHEAD));
+                    for n in 0..QUAD {
+                        let keys = [keys, more].map(|keys| L::byte(keys, n, MIDDLE as u8));
+                        for (sums, query) in sums.iter_mut().zip(queries) {
+                            let query = L::all(query[word * QUAD + n]);
+                            for (sum, keys) in sums.iter_mut().zip(keys) {
+                                *sum = L::mul_add(query, keys, *sum);
+                            }
                         }
                     }
                 }
@@ -189,7 +234,7 @@ unsafe fn sums<L: Lanes, const Q: usize, const C: usize>(
             // SAFETY: behind its scales a block has 32 rows of 64 bytes, and each row's context as many floats, of which the
             // vectors of a part are read and written.
             unsafe {
-                let values = values.as_ptr().add(tile * BLOCK + SCALES + part);
+                let values = values.as_ptr().add(tile * BLOCK + SCALES + part * QUAD);
                 let mut sums = [[L::all(0.0); C]; Q];
                 for (sums, row) in sums.iter_mut().zip(context.iter()) {
                     for (c, sum) in sums.iter_mut().enumerate() {
@@ -197,13 +242,12 @@ unsafe fn sums<L: Lanes, const Q: usize, const C: usize>(
                     }
                 }
                 for position in 0..TILE {
-                    let from = values.add(position * HEAD);
-                    if part == 0 {
-                        L::prefetch(from.wrapping_add(AHEAD));
-                    }
+                    let from = values.add(position / QUAD * HEAD * QUAD);
                     let mut values = [L::all(0.0); C];
                     for (c, value) in values.iter_mut().enumerate() {
-                        *value = L::bytes(from.add(c * L::N));
+                        let from = from.add(c * L::N * QUAD);
+                        L::prefetch(from.wrapping_add(AHEAD));
+                        *value = L::byte(from, position % QUAD, 0);
                     }
                     for (sums, shares) in sums.iter_mut().zip(&scaled) {
                         let share = L::all(shares[position]);

@@ -3,8 +3,8 @@
 //! that they take.
 
 use super::header::{HEAD, Header, POSITIONS};
-use crate::inference::onnx::attention;
 use crate::dsp::mel::WINDOW_FRAMES;
+use crate::inference::onnx::attention;
 
 /// Size of a convolution's filters.
 const TAPS: usize = 3;

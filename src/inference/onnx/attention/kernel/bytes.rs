@@ -8,9 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::x86::{ROUGH, power};
 use super::{EMPTY, Given, HEAD, Line, PANEL, SCALE, STRIP};
 use crate::dsp::vectors::exponential;
+use crate::inference::onnx::lanes::{ROUGH, power};
 
 /// Rows at once, so many of them in registers.
 const ROWS: usize = 24;
@@ -264,8 +264,7 @@ impl Places {
                         if position >= self.positions {
                             return _mm512_setzero_si512();
                         }
-                        let value =
-                            _mm512_loadu_ps(given.part(2, head, position).as_ptr().add(at));
+                        let value = _mm512_loadu_ps(given.part(2, head, position).as_ptr().add(at));
                         let whole =
                             _mm512_cvtps_epi32(_mm512_div_ps(_mm512_sub_ps(value, mean), steps));
                         _mm512_and_si512(whole, _mm512_set1_epi32(0xff))
@@ -292,8 +291,8 @@ impl Places {
             for strip in (from..to).step_by(STRIP) {
                 // SAFETY: two panels begin at each strip; the rest is as the caller promises.
                 unsafe {
-                    let offsets = [0, PANEL]
-                        .map(|c| _mm512_loadu_si512(self.offsets.add(strip + c).cast()));
+                    let offsets =
+                        [0, PANEL].map(|c| _mm512_loadu_si512(self.offsets.add(strip + c).cast()));
                     let mut sums = [offsets; HELD];
                     let panels =
                         [0, PANEL].map(|c| self.keys.add((strip + c) * WORDS).cast_const());
@@ -363,18 +362,12 @@ impl Places {
                             .cast_const()
                     });
                     let rows = self.shares.add(first * BLOCK).cast();
-                    products(
-                        &mut sums,
-                        (rows, BLOCK / QUAD),
-                        panels,
-                        (to - from) / QUAD,
-                    );
+                    products(&mut sums, (rows, BLOCK / QUAD), panels, (to - from) / QUAD);
                     for (row, sums) in sums.iter().enumerate() {
                         let to = self.context.add((first + row) * HEAD + part);
                         for (c, sum) in sums.iter().enumerate() {
                             let to = to.add(c * PANEL);
-                            let all =
-                                _mm512_add_ps(_mm512_loadu_ps(to), _mm512_cvtepi32_ps(*sum));
+                            let all = _mm512_add_ps(_mm512_loadu_ps(to), _mm512_cvtepi32_ps(*sum));
                             _mm512_storeu_ps(to, all);
                         }
                     }
@@ -435,8 +428,7 @@ impl Places {
                         if from > 0 {
                             let less = exponential((reference - most) * factors[row]);
                             totals[row] *= less;
-                            let context =
-                                &mut *self.context.add(row * HEAD).cast::<[f32; HEAD]>();
+                            let context = &mut *self.context.add(row * HEAD).cast::<[f32; HEAD]>();
                             context.iter_mut().for_each(|v| *v *= less);
                         }
                         references[row] = most;

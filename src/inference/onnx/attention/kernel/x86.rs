@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Given, PANEL, Products, ROWS_MAX, Room, SCALE, STRIP, Vectors, Words, heads};
-use crate::inference::onnx::lanes::{Avx2, Avx512};
+use crate::inference::onnx::lanes::{Avx2, Avx512, EXACT, ROUGH, power};
 
 macro_rules! run {
     ($name:ident, $products:ty, $features:literal) => {
@@ -82,17 +82,6 @@ unsafe fn total(sums: *const f32) -> f32 {
     }
 }
 
-/// Factors of the powers of x in 2^x, x from 0 to 1, the last first: off by 1 in 13,000, and by 1 in 13 millions.
-pub(super) const ROUGH: [f32; 4] = [0.078_024_52, 0.226_067_16, 0.695_833_54, 0.999_925_2];
-const EXACT: [f32; 6] = [
-    1.877_576_7e-3,
-    8.989_34e-3,
-    5.582_632e-2,
-    2.401_536_2e-1,
-    6.931_531e-1,
-    0.999_999_94,
-];
-
 /// What 2 is raised to for 16 scores.
 ///
 /// # Safety
@@ -105,25 +94,6 @@ unsafe fn exponent(scores: *const f32, reference: f32) -> __m512 {
     unsafe {
         let less = _mm512_set1_ps(reference * FACTOR);
         _mm512_fmsub_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(FACTOR), less)
-    }
-}
-
-/// 2 to the power of `x`; 0 for what is infinite below 0.
-///
-/// # Safety
-///
-/// The processor must have the instructions.
-#[inline(always)]
-pub(super) unsafe fn power<const N: usize>(x: __m512, factors: &[f32; N]) -> __m512 {
-    // SAFETY: as the caller promises.
-    unsafe {
-        // What is left above the whole number below.
-        let rest = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
-        let mut sum = _mm512_set1_ps(factors[0]);
-        for factor in &factors[1..] {
-            sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(*factor));
-        }
-        _mm512_scalef_ps(sum, x)
     }
 }
 
