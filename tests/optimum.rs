@@ -63,6 +63,11 @@ fn made() -> Option<&'static Made> {
             ..TIMESTAMPED
         };
         write("half", half, "_fp16");
+        let outside = Like {
+            outside: true,
+            ..USUAL
+        };
+        write("outside", outside, "");
         Some(Made { folder, own })
     });
     made.as_ref()
@@ -189,7 +194,7 @@ fn an_export_of_32_bits_says_token_for_token_what_our_own_graphs_say() {
     for beam in [1, 5] {
         let wanted = say(&own, &sounds, &params(beam));
         assert!(wanted.iter().all(|d| d.tokens.len() > 3));
-        for name in ["usual", "pair", "timestamped"] {
+        for name in ["usual", "pair", "timestamped", "outside"] {
             let model = load(&made.path(name)).unwrap();
             let found = say(&*model, &sounds, &params(beam));
 
@@ -277,6 +282,50 @@ fn it_takes_no_more_than_it_says() {
     assert!(plain.lane_bytes > 600 << 20 && plain.lane_bytes < 900 << 20);
     // Its attention, which the decoder's file says it shows.
     assert!(shown.lane_bytes > plain.lane_bytes);
+}
+
+#[test]
+fn weights_outside_count_and_what_is_wrong_with_them_is_told() {
+    let Some(made) = made() else { return };
+    let footprint = |name: &str| Whisper::footprint(&spec(&made.path(name)).unwrap()).unwrap();
+    let [inside, outside] = ["usual", "outside"].map(footprint);
+    // Pages are filled up.
+    let more = outside.weights_bytes - inside.weights_bytes;
+    assert!(more < 4 << 20, "{inside:?} {outside:?}");
+    let graph = made.path("outside").join("onnx/encoder_model.onnx");
+    assert!(fs::metadata(graph).unwrap().len() < 1 << 20);
+
+    let copy = made.copy("outside");
+    let data = copy.path().join("onnx/decoder_model_merged.onnx_data");
+    let whole = fs::read(&data).unwrap();
+    let refused = || load(copy.path()).err().unwrap().to_string();
+    fs::remove_file(&data).unwrap();
+    assert!(refused().contains("keeps its data outside the file"));
+    fs::write(&data, &whole[..whole.len() / 2]).unwrap();
+    let short = refused();
+    assert!(
+        short.contains("decoder_model_merged.onnx_data") && short.contains("it has"),
+        "{short}"
+    );
+    let mut odd = whole.clone();
+    odd[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&data, odd).unwrap();
+    assert!(refused().contains("no numbers"));
+    // The name of another file, of the same length.
+    fs::write(&data, &whole).unwrap();
+    let path = copy.path().join("onnx/decoder_model_merged.onnx");
+    let model = fs::read(&path).unwrap();
+    let (name, other) = (
+        b"decoder_model_merged.onnx_data",
+        b"/tmp/er_model_merged.onnx_data",
+    );
+    let mut model = model;
+    while let Some(at) = model.windows(name.len()).position(|part| part == name) {
+        model[at..at + name.len()].copy_from_slice(other);
+    }
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, model).unwrap();
+    assert!(refused().contains("only decoder_model_merged.onnx_data"));
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Like {
     pub attention: bool,
     /// The decoders take the positions of the tokens.
     pub places: bool,
+    /// Weights lie in a file beside each graph.
+    pub outside: bool,
 }
 
 /// As `onnx-community` has most of them.
@@ -38,6 +40,7 @@ pub const USUAL: Like = Like {
     half: false,
     attention: false,
     places: false,
+    outside: false,
 };
 
 /// Writes the export to `folder`, from the graphs of type f32 at `encoder` and beside it. `ending` is that of the graphs'
@@ -58,7 +61,17 @@ pub fn export(encoder: &Path, decoder: &Path, folder: &Path, like: Like, ending:
     let graphs = folder.join("onnx");
     fs::create_dir_all(&graphs).unwrap();
     let write = |name: &str, bytes: Vec<u8>| {
-        fs::write(graphs.join(format!("{name}{ending}.onnx")), bytes).unwrap();
+        let name = format!("{name}{ending}.onnx");
+        let bytes = match like.outside {
+            true => {
+                let data_name = format!("{name}_data");
+                let (bytes, data) = weights_outside(&bytes, &data_name);
+                fs::write(graphs.join(data_name), data).unwrap();
+                bytes
+            }
+            false => bytes,
+        };
+        fs::write(graphs.join(name), bytes).unwrap();
     };
     write("encoder_model", encoder_model(&weights, like));
     if like.merged {
@@ -411,6 +424,88 @@ fn model(graph: &[u8]) -> Vec<u8> {
         bytes(8, &set, &mut out);
     }
     out
+}
+
+/// The fields of a message that are bytes, with the numbers between them as they are.
+fn fields(mut message: &[u8]) -> Vec<(u64, &[u8], bool)> {
+    fn read(message: &mut &[u8]) -> u64 {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let byte = message[0];
+            *message = &message[1..];
+            value |= u64::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                return value;
+            }
+        }
+    }
+    let mut found = Vec::new();
+    while !message.is_empty() {
+        let key = read(&mut message);
+        let before = message;
+        let value = read(&mut message);
+        if key & 7 == 2 {
+            let (own, rest) = message.split_at(value as usize);
+            found.push((key >> 3, own, true));
+            message = rest;
+        } else {
+            let length = before.len() - message.len();
+            found.push((key >> 3, &before[..length], false));
+        }
+    }
+    found
+}
+
+fn put(field: u64, value: &[u8], is_bytes: bool, out: &mut Vec<u8>) {
+    if is_bytes {
+        return bytes(field, value, out);
+    }
+    varint(field << 3, out);
+    out.extend_from_slice(value);
+}
+
+/// The model with the data of its larger weights in another file, as `onnx.save_model(save_as_external_data=True)` puts them, and
+/// what is in that.
+fn weights_outside(model: &[u8], data_name: &str) -> (Vec<u8>, Vec<u8>) {
+    let (mut out, mut data) = (Vec::new(), Vec::new());
+    for (field, value, is_bytes) in fields(model) {
+        if field != 7 {
+            put(field, value, is_bytes, &mut out);
+            continue;
+        }
+        let mut graph = Vec::new();
+        for (field, value, is_bytes) in fields(value) {
+            let mut tensor = Vec::new();
+            if field == 5 && value.len() > 1024 {
+                for (field, value, is_bytes) in fields(value) {
+                    if field != 9 {
+                        put(field, value, is_bytes, &mut tensor);
+                        continue;
+                    }
+                    let place = [
+                        ("location", data_name.to_owned()),
+                        ("offset", data.len().to_string()),
+                        ("length", value.len().to_string()),
+                    ];
+                    for (key, text) in place {
+                        let mut entry = Vec::new();
+                        bytes(1, key.as_bytes(), &mut entry);
+                        bytes(2, text.as_bytes(), &mut entry);
+                        bytes(13, &entry, &mut tensor);
+                    }
+                    number(14, 1, &mut tensor);
+                    data.extend_from_slice(value);
+                    // They begin where pages do.
+                    data.resize(data.len().next_multiple_of(4096), 0);
+                }
+            }
+            let value = if tensor.is_empty() { value } else { &tensor };
+            put(field, value, is_bytes, &mut graph);
+        }
+        bytes(7, &graph, &mut out);
+    }
+    (out, data)
 }
 
 fn floats(like: Like) -> u64 {

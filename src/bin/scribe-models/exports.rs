@@ -6,6 +6,7 @@
 //! itself, while the bytes may come from elsewhere. All files are of the commit that the first one had. Their digests are kept
 //! beside them.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,11 +107,10 @@ impl<'a> Official<'a> {
         let commit = first.commit.unwrap_or_else(|| "main".into());
         let graphs = ["encoder_model", "decoder_model_merged"];
         let graphs = graphs.map(|graph| format!("onnx/{graph}{}.onnx", self.ending));
-        for file in TEXTS
-            .iter()
-            .copied()
-            .chain(graphs.iter().map(String::as_str))
-        {
+        let texts = TEXTS.iter().map(|text| (*text).to_owned());
+        let mut wanted: VecDeque<String> = texts.chain(graphs).collect();
+        while let Some(file) = wanted.pop_front() {
+            let file = file.as_str();
             let url = address(&commit, file);
             let place = folder.join(file);
             let announced = web.announced(&url)?;
@@ -126,6 +126,9 @@ impl<'a> Official<'a> {
                         let part = work.join(self.own(&format!("{name}.part")));
                         web.download(&url, &expected, &part)?;
                         store::put_in_place(&part, &place)?;
+                    }
+                    if file.ends_with(".onnx") && keeps_data_outside(&place)? {
+                        wanted.push_back(format!("{file}_data"));
                     }
                 }
                 // A short text, which the hub sends itself.
@@ -147,6 +150,13 @@ impl<'a> Official<'a> {
     }
 }
 
+/// Whether a graph has its data in another file.
+fn keeps_data_outside(graph: &Path) -> Result<bool, Failure> {
+    let bytes = fs::read(graph).map_err(|err| Failure::file("read", graph, err))?;
+    gstscribe::inference::onnx::keeps_data_outside(&bytes)
+        .map_err(|why| Failure::Input(format!("{}: {why}", graph.display())))
+}
+
 /// Writes down the digests of all that is in the folder.
 fn write_sums(folder: &Path) -> Result<(), Failure> {
     let mut files: Vec<String> = TEXTS.iter().map(|text| (*text).to_owned()).collect();
@@ -154,7 +164,7 @@ fn write_sums(folder: &Path) -> Result<(), Failure> {
     let listing = fs::read_dir(&graphs).map_err(|err| Failure::file("read", &graphs, err))?;
     let names = listing.flatten().map(|file| file.file_name());
     let names = names.map(|name| format!("onnx/{}", name.to_string_lossy()));
-    files.extend(names.filter(|name| name.ends_with(".onnx")));
+    files.extend(names.filter(|name| name.ends_with(".onnx") || name.ends_with(".onnx_data")));
     files.sort();
     let mut text = String::new();
     for name in files {

@@ -121,7 +121,10 @@ impl EngineSpec {
         match self {
             Self::WhisperCpp(spec) => vec![&spec.path],
             Self::OnnxWhisper(spec) => vec![&spec.encoder, &spec.decoder],
-            Self::Optimum(spec) => spec.export.graphs(),
+            Self::Optimum(spec) => {
+                let data = spec.export.data.iter().map(PathBuf::as_path);
+                spec.export.graphs().into_iter().chain(data).collect()
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use crate::inference::{
 use crate::transcript::Task;
 
 /// Goes up with every change of a message.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Largest packet in bytes. The longest answer whisper.cpp can give takes a tenth of it.
 pub const MAX_MESSAGE: usize = 64 << 10;
 /// Bytes of a header.
@@ -595,7 +595,7 @@ impl Wire for OnnxWhisperSpec {
 }
 
 impl Wire for OptimumSpec {
-    const LEAST: usize = 25;
+    const LEAST: usize = 29;
 
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -604,6 +604,7 @@ impl Wire for OptimumSpec {
                     encoder,
                     decoder,
                     with_past,
+                    data,
                     folder,
                     precision,
                 },
@@ -613,6 +614,7 @@ impl Wire for OptimumSpec {
         encoder.put(out);
         decoder.put(out);
         with_past.put(out);
+        data.put(out);
         folder.put(out);
         precision.put(out);
         name.put(out);
@@ -625,6 +627,7 @@ impl Wire for OptimumSpec {
                 encoder: Wire::get(r)?,
                 decoder: Wire::get(r)?,
                 with_past: Wire::get(r)?,
+                data: Wire::get(r)?,
                 folder: Wire::get(r)?,
                 precision: Wire::get(r)?,
             },

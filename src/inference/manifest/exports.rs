@@ -40,6 +40,8 @@ pub struct Export {
     pub decoder: PathBuf,
     /// The decoder with a past, where the other has none.
     pub with_past: Option<PathBuf>,
+    /// Files with the data of graphs that have theirs outside: `.onnx_data` for `.onnx`, beside it.
+    pub data: Vec<PathBuf>,
     /// Where `config.json` and the tokens lie.
     pub folder: PathBuf,
     /// The encoder's precision, and the decoder's where it has another.
@@ -50,7 +52,7 @@ impl Export {
     /// The model in a folder, or the one of which a graph is named. Nothing where there is no such model; an error tells what
     /// is missing of one.
     ///
-    /// Of a folder the first precision is taken that has an encoder and a decoder, each in one file. To an encoder belongs the
+    /// Of a folder the first precision is taken that has an encoder and a decoder. To an encoder belongs the
     /// decoder of the same precision. To a decoder belongs the encoder of the same precision, or else the first.
     pub fn find(path: &Path) -> Result<Option<Self>, String> {
         let path = std::path::absolute(path).map_err(|e| e.to_string())?;
@@ -70,13 +72,15 @@ impl Export {
             let Some((decoder, with_past)) = decoder(graphs, precision) else {
                 return Err(no_decoder(graphs, precision));
             };
-            return Ok(Some(Self {
+            let found = Self {
                 precision: word(precision).into(),
                 encoder: path,
                 decoder,
                 with_past,
+                data: Vec::new(),
                 folder,
-            }));
+            };
+            return Ok(Some(found.with_data()));
         }
         let same = encoder(graphs, precision).map(|file| (file, precision));
         let any = || precisions().find_map(|p| encoder(graphs, p).map(|file| (file, p)));
@@ -90,7 +94,7 @@ impl Export {
             MERGED => (path, None),
             _ => pair(graphs, precision).ok_or_else(|| no_decoder(graphs, precision))?,
         };
-        Ok(Some(Self {
+        let found = Self {
             precision: match of_encoder == precision {
                 true => word(precision).into(),
                 false => format!("{}, decoder {}", word(of_encoder), word(precision)),
@@ -98,8 +102,10 @@ impl Export {
             encoder,
             decoder,
             with_past,
+            data: Vec::new(),
             folder,
-        }))
+        };
+        Ok(Some(found.with_data()))
     }
 
     fn in_folder(folder: &Path) -> Result<Option<Self>, String> {
@@ -117,16 +123,17 @@ impl Export {
             return Err(no_config(graphs));
         };
         let found = precisions().find_map(|precision| {
-            let encoder = encoder(graphs, precision).filter(|file| is_whole(file))?;
+            let encoder = encoder(graphs, precision)?;
             let (decoder, with_past) = decoder(graphs, precision)?;
-            let whole = is_whole(&decoder) && with_past.as_deref().is_none_or(is_whole);
-            whole.then(|| Self {
+            let found = Self {
                 encoder,
                 decoder,
                 with_past,
+                data: Vec::new(),
                 folder: config.clone(),
                 precision: word(precision).into(),
-            })
+            };
+            Some(found.with_data())
         });
         found.map(Some).ok_or_else(|| {
             let here = precisions().filter(|p| encoder(graphs, p).is_some());
@@ -136,11 +143,26 @@ impl Export {
                 false => format!("an encoder of type {}", here.join(", ")),
             };
             format!(
-                "{} has {of_encoders} and no decoder to it in single files: there should be {ENCODER}.onnx and \
+                "{} has {of_encoders} and no decoder to it: there should be {ENCODER}.onnx and \
                  {MERGED}.onnx (or {DECODER}.onnx and {WITH_PAST}.onnx), or all with the same ending such as _fp16",
                 graphs.display()
             )
         })
+    }
+
+    fn with_data(self) -> Self {
+        let graphs = self.graphs().into_iter();
+        let data = graphs.map(data_beside).filter(|data| data.is_file());
+        Self {
+            data: data.collect(),
+            ..self
+        }
+    }
+
+    /// The file with a graph's data, where it has them outside.
+    pub fn data_of(&self, graph: &Path) -> Option<&Path> {
+        let data = data_beside(graph);
+        self.data.iter().map(PathBuf::as_path).find(|d| *d == data)
     }
 
     /// What it is called: its folder, and its precision.
@@ -166,6 +188,7 @@ impl Export {
         ];
         let texts = TEXTS.iter().map(|name| self.folder.join(name));
         let graphs = self.graphs().into_iter().map(Path::to_owned);
+        let graphs = graphs.chain(self.data.iter().cloned());
         graphs.chain(texts.filter(|file| file.is_file())).collect()
     }
 }
@@ -214,11 +237,11 @@ fn pair(graphs: &Path, precision: &str) -> Option<(PathBuf, Option<PathBuf>)> {
     Some((decoder, Some(with_past)))
 }
 
-/// Whether a graph has no data in another file beside it, which is refused.
-fn is_whole(graph: &Path) -> bool {
+/// Where a graph has its data, if not in itself.
+fn data_beside(graph: &Path) -> PathBuf {
     let mut data = graph.as_os_str().to_owned();
     data.push("_data");
-    !Path::new(&data).exists()
+    data.into()
 }
 
 /// Where `config.json` lies: beside the graphs, or one folder up.
@@ -292,9 +315,15 @@ mod tests {
         let mut all = quantised.to_vec();
         all.push("onnx/encoder_model.onnx");
         assert_eq!(found(&all).0, "fp32");
-        // Its data in another file: the next one.
+        // Its data may lie in another file.
         all.push("onnx/encoder_model.onnx_data");
-        assert_eq!(found(&all).0, "q8");
+        let folder = folder(&all);
+        let export = Export::find(folder.path()).unwrap().unwrap();
+        let data = folder.path().join("onnx/encoder_model.onnx_data");
+        assert_eq!(export.precision, "fp32");
+        assert_eq!(export.data_of(&export.encoder), Some(data.as_path()));
+        assert_eq!(export.data_of(&export.decoder), None);
+        assert!(export.files().contains(&data));
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //! Sessions on ONNX files that nobody vouches for.
 //!
 //! A file is opened once and read whole; the bytes that are checked are the bytes that ONNX Runtime gets, so that a
-//! file replaced meanwhile changes nothing. They must be ONNX with all data inside (see `protobuf`), and the loaded
+//! file replaced meanwhile changes nothing. They must be ONNX with all data inside, or in the one file beside it where a loader
+//! allows for that (see `protobuf`), and the loaded
 //! graph must take and give what its contract says. Operators of ours are only for graphs whose contract wants one. Whether its outputs are numbers, the model's own loader tries
 //! with a first run. Libraries of operators are never loaded.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
@@ -22,6 +24,9 @@ use crate::inference::{EngineError, manifest};
 
 /// A longer file is not read: no message of protobuf can be longer.
 pub const MODEL_BYTES_MAX: u64 = (1 << 31) - 1;
+
+/// A file of data beside a graph that is longer is not read: Whisper's largest has 6.2 GB.
+const DATA_BYTES_MAX: u64 = 16 << 30;
 
 /// What ONNX Runtime may work out of constants when it loads a graph, for each node. A damaged shape would otherwise
 /// make it fill as much memory as the shape says, outside the arena. (Older versions do not know the option.)
@@ -170,7 +175,7 @@ pub(super) fn load_on(
     known: Option<&Digest>,
     room: Option<Room>,
 ) -> Result<(Session, Digest), EngineError> {
-    let (session, digest) = open(path, known, room, true)?;
+    let (session, digest) = open((path, None), known, room, true)?;
     let invalid = |why: String| EngineError::InvalidModel {
         path: path.to_owned(),
         why,
@@ -188,9 +193,9 @@ pub(super) fn load_on(
     Ok((session, digest))
 }
 
-/// The same, whatever the graph takes and gives: the caller looks.
+/// The same, whatever the graph takes and gives: the caller looks. The data of its weights may lie in a file beside it.
 pub(super) fn open(
-    path: &Path,
+    (path, data): (&Path, Option<&Path>),
     known: Option<&Digest>,
     room: Option<Room>,
     with_our_operators: bool,
@@ -200,14 +205,24 @@ pub(super) fn open(
         why,
     };
     let bytes = read(path)?;
-    let digest: Digest = Sha256::digest(&bytes).into();
+    let data = data.map(|path| Ok((path, read_data(path)?)));
+    let data: Option<(&Path, Arc<[u8]>)> = data.transpose()?;
+    let mut digest = Sha256::new_with_prefix(&bytes);
+    let mut beside = None;
+    if let Some((path, bytes)) = &data {
+        digest.update(bytes);
+        let name = path.file_name().and_then(OsStr::to_str);
+        let name = name.ok_or_else(|| invalid("the file with its data has an odd name".into()))?;
+        beside = Some(protobuf::Beside { name, bytes });
+    }
+    let digest: Digest = digest.finalize().into();
     if known.is_some_and(|known| *known != digest) {
         return Err(invalid(
             "it was replaced while it was in use: start the program again to use the new one"
                 .into(),
         ));
     }
-    protobuf::check(&bytes).map_err(invalid)?;
+    protobuf::check_with(&bytes, beside).map_err(invalid)?;
     let environment = library::environment()?;
     let refused = |e: ort::Error| {
         let what = format!("loading {}", path.display());
@@ -227,6 +242,13 @@ pub(super) fn open(
     }
     if let Some(room) = room {
         builder = cuda::register(builder, room)?;
+    }
+    if let Some(beside) = beside
+        && let Some((_, data)) = &data
+    {
+        builder = builder
+            .with_external_initializer_file_in_memory(beside.name, Arc::clone(data))
+            .map_err(|e| refused(e.into()))?;
     }
     let session = builder
         .commit_from_memory(&bytes)
@@ -262,6 +284,39 @@ fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
     file.take(size)
         .read_to_end(&mut bytes)
         .map_err(|e| failed(e.to_string()))?;
+    Ok(bytes)
+}
+
+/// The data of a graph's weights, in one piece.
+fn read_data(path: &Path) -> Result<Arc<[u8]>, EngineError> {
+    let failed = |why: String| EngineError::ModelFile {
+        path: path.to_owned(),
+        why,
+    };
+    let mut file = File::open(path).map_err(|e| failed(e.to_string()))?;
+    let meta = file.metadata().map_err(|e| failed(e.to_string()))?;
+    if !meta.is_file() {
+        return Err(failed("it is not a plain file".into()));
+    }
+    let size = meta.len();
+    if size > DATA_BYTES_MAX {
+        return Err(EngineError::InvalidModel {
+            path: path.to_owned(),
+            why: format!("it has {size} bytes, and no more than {DATA_BYTES_MAX} are read"),
+        });
+    }
+    // What follows would end the process if there is no room.
+    let mut room: Vec<u8> = Vec::new();
+    room.try_reserve_exact(size as usize)
+        .map_err(|_| EngineError::OutOfMemory {
+            what: format!("reading {} ({size} bytes)", path.display()),
+        })?;
+    drop(room);
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, size as usize).collect();
+    // Nobody else has it yet.
+    if let Some(bytes) = Arc::get_mut(&mut bytes) {
+        file.read_exact(bytes).map_err(|e| failed(e.to_string()))?;
+    }
     Ok(bytes)
 }
 

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use ort::operator::OperatorDomain;
 
 use super::EngineError;
-pub use protobuf::{FloatConstant, float_constants};
+pub use protobuf::{FloatConstant, float_constants, keeps_data_outside};
 
 /// The domain of our operators.
 pub const DOMAIN: &str = "scribe";

@@ -256,15 +256,29 @@ fn varint_of(file: &mut impl Read) -> std::io::Result<Option<u64>> {
     Err(ErrorKind::InvalidData.into())
 }
 
+/// The file beside a graph that the data of its weights lie in.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'a> {
+    /// As the graph must call it.
+    pub name: &'a str,
+    pub bytes: &'a [u8],
+}
+
 /// Whether the bytes are an ONNX model that holds all its data itself; why not, if not.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    check_with(bytes, None)
+}
+
+/// The same, where weights may have their data in a file beside it. Those of branches and of constants may not: ONNX Runtime
+/// would look for them itself.
+pub(super) fn check_with(bytes: &[u8], beside: Option<Beside<'_>>) -> Result<(), String> {
     let mut fields = Fields::new(bytes);
     let mut graphs = 0;
     while let Some((number, value)) = fields.next()? {
         match number {
             7 => {
                 graphs += 1;
-                graph(message(value)?, 0)?;
+                graph(message(value)?, 0, beside)?;
             }
             20 => return Err("it has a training graph, which is not supported".into()),
             25 => return Err("it has functions of its own, which are not supported".into()),
@@ -294,7 +308,7 @@ pub fn float_constants(bytes: &[u8]) -> Result<Vec<FloatConstant<'_>>, String> {
     let mut constants = Vec::new();
     for graph in messages(bytes, 7)? {
         for bytes in messages(graph, 5)? {
-            let tensor = tensor(bytes)?;
+            let tensor = tensor(bytes, None)?;
             let (FLOAT, Some(raw)) = (tensor.kind, tensor.raw) else {
                 continue;
             };
@@ -326,7 +340,7 @@ fn message(value: Value<'_>) -> Result<&[u8], String> {
     }
 }
 
-fn graph(bytes: &[u8], depth: usize) -> Result<(), String> {
+fn graph(bytes: &[u8], depth: usize, beside: Option<Beside<'_>>) -> Result<(), String> {
     if depth > NESTED_GRAPHS_MAX {
         return Err(format!(
             "graphs are nested more than {NESTED_GRAPHS_MAX} deep"
@@ -336,7 +350,7 @@ fn graph(bytes: &[u8], depth: usize) -> Result<(), String> {
     while let Some((number, value)) = fields.next()? {
         match number {
             1 => node(message(value)?, depth)?,
-            5 => drop(tensor(message(value)?)?),
+            5 => drop(tensor(message(value)?, beside)?),
             15 => return Err(sparse()),
             _ => {}
         }
@@ -382,13 +396,28 @@ pub(super) fn wants_ours(bytes: &[u8]) -> Result<bool, String> {
     Ok(false)
 }
 
+/// Whether a weight of a model's graph says that its data lie in another file.
+pub fn keeps_data_outside(model: &[u8]) -> Result<bool, String> {
+    for graph in messages(model, 7)? {
+        for tensor in messages(graph, 5)? {
+            let mut fields = Fields::new(tensor);
+            while let Some((number, value)) = fields.next()? {
+                if matches!((number, value), (14, Value::Varint(1))) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn attribute(bytes: &[u8], depth: usize) -> Result<(), String> {
     let mut fields = Fields::new(bytes);
     let mut single = 0;
     while let Some((number, value)) = fields.next()? {
         match number {
-            5 | 10 => drop(tensor(message(value)?)?),
-            6 | 11 => graph(message(value)?, depth + 1)?,
+            5 | 10 => drop(tensor(message(value)?, None)?),
+            6 | 11 => graph(message(value)?, depth + 1, None)?,
             22 | 23 => return Err(sparse()),
             _ => {}
         }
@@ -413,9 +442,13 @@ struct Tensor<'a> {
     raw: Option<&'a [u8]>,
     /// Values in the fields for single numbers and texts.
     values: usize,
+    /// It says that its data lie in another file.
+    is_outside: bool,
+    /// Where in which file, as keys and texts.
+    place: Vec<&'a [u8]>,
 }
 
-fn tensor(bytes: &[u8]) -> Result<Tensor<'_>, String> {
+fn tensor<'a>(bytes: &'a [u8], beside: Option<Beside<'a>>) -> Result<Tensor<'a>, String> {
     let mut tensor = Tensor::default();
     let mut fields = Fields::new(bytes);
     while let Some((number, value)) = fields.next()? {
@@ -443,25 +476,78 @@ fn tensor(bytes: &[u8]) -> Result<Tensor<'_>, String> {
                     return Err(tensor.wrong("has its data twice"));
                 }
             }
-            (13, _) => return Err(tensor.external()),
-            (14, Value::Varint(0)) => {}
-            (14, _) => return Err(tensor.external()),
-            (1 | 2 | 8 | 9, _) => return Err(tensor.wrong("is damaged")),
+            (13, Value::Bytes(entry)) => tensor.place.push(entry),
+            (14, Value::Varint(place @ 0..=1)) => tensor.is_outside = place == 1,
+            (1 | 2 | 8 | 9 | 13 | 14, _) => return Err(tensor.wrong("is damaged")),
             _ => {}
         }
+    }
+    if tensor.is_outside || !tensor.place.is_empty() {
+        tensor.find(beside)?;
     }
     tensor.check()?;
     Ok(tensor)
 }
 
-impl Tensor<'_> {
+impl<'a> Tensor<'a> {
+    /// Finds its data in the file beside the graph.
+    fn find(&mut self, beside: Option<Beside<'a>>) -> Result<(), String> {
+        let Some(beside) = beside.filter(|_| self.is_outside) else {
+            return Err(self.external());
+        };
+        if self.raw.is_some() || self.values > 0 {
+            return Err(self.wrong("has its data twice"));
+        }
+        let (mut location, mut offset, mut length) = (None, Some(0), None);
+        for entry in &self.place {
+            let mut fields = Fields::new(entry);
+            let (mut key, mut text) = (&b""[..], &b""[..]);
+            while let Some((number, value)) = fields.next()? {
+                match number {
+                    1 => key = message(value)?,
+                    2 => text = message(value)?,
+                    _ => {}
+                }
+            }
+            let number = || str::from_utf8(text).ok()?.parse::<usize>().ok();
+            match key {
+                b"location" => location = Some(text),
+                b"offset" => offset = number(),
+                b"length" => length = number(),
+                _ => {}
+            }
+        }
+        if location != Some(beside.name.as_bytes()) {
+            let location = location.unwrap_or_default();
+            let location = String::from_utf8_lossy(&location[..location.len().min(64)]);
+            return Err(self.wrong(&format!(
+                "keeps its data in {location:?}: only {} beside the graph is read",
+                beside.name
+            )));
+        }
+        let (Some(offset), Some(length)) = (offset, length) else {
+            return Err(self.wrong("does not say where in the other file its data are"));
+        };
+        let end = offset.checked_add(length);
+        let found = end.and_then(|end| beside.bytes.get(offset..end));
+        let Some(found) = found else {
+            return Err(self.wrong(&format!(
+                "wants {length} bytes of {} from byte {offset} on, and it has {}",
+                beside.name,
+                beside.bytes.len()
+            )));
+        };
+        self.raw = Some(found);
+        Ok(())
+    }
+
     fn wrong(&self, what: &str) -> String {
         let name = String::from_utf8_lossy(&self.name[..self.name.len().min(64)]);
         format!("its tensor {name:?} {what}")
     }
 
     fn external(&self) -> String {
-        self.wrong("keeps its data outside the file: models must be one file")
+        self.wrong("keeps its data outside the file, where none is read")
     }
 
     fn check(&self) -> Result<(), String> {
@@ -621,6 +707,60 @@ mod tests {
             ] {
                 assert!(refusal(&model).contains("outside the file"));
             }
+        }
+    }
+
+    #[test]
+    fn weights_may_lie_in_the_file_beside_it_and_nowhere_else() {
+        let entry = |key: &str, text: &str| {
+            let of = join(&[&field(1, key.as_bytes()), &field(2, text.as_bytes())]);
+            field(13, &of)
+        };
+        let tensor = |entries: &[(&str, &str)]| {
+            let mut out = join(&[&[0x08, 2, 0x10, 1], &field(8, b"w"), &[0x70, 1]]);
+            for (key, text) in entries {
+                out.extend(entry(key, text));
+            }
+            out
+        };
+        let (location, length) = (("location", "a.onnx_data"), ("length", "8"));
+        let good = tensor(&[location, ("offset", "4"), length, ("checksum", "?")]);
+        let mut data = [0; 12];
+        let checked = |model: &[u8], bytes: &[u8]| {
+            let name = "a.onnx_data";
+            check_with(model, Some(Beside { name, bytes }))
+        };
+        let refused = |tensor: &[u8], bytes: &[u8]| {
+            checked(&with_initializer(tensor), bytes).expect_err("it is refused")
+        };
+
+        assert_eq!(checked(&with_initializer(&good), &data), Ok(()));
+        assert_eq!(keeps_data_outside(&with_initializer(&good)), Ok(true));
+        let inside = with_initializer(&good_tensor());
+        assert_eq!(keeps_data_outside(&inside), Ok(false));
+        assert!(refused(&good, &data[..11]).contains("it has 11"));
+        data[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+        assert!(refused(&good, &data).contains("no numbers"));
+        data[4..8].fill(0);
+        let up = ("location", "../a.onnx_data");
+        assert!(refused(&tensor(&[up, length]), &data).contains("only a.onnx_data"));
+        assert!(refused(&tensor(&[length]), &data).contains("only a.onnx_data"));
+        for odd in ["-1", "", "99999999999999999999999"] {
+            let odd = tensor(&[location, ("offset", odd), length]);
+            assert!(refused(&odd, &data).contains("does not say where"));
+        }
+        assert!(refused(&tensor(&[location]), &data).contains("does not say where"));
+        let far = tensor(&[location, ("offset", "18446744073709551615"), length]);
+        assert!(refused(&far, &data).contains("wants 8 bytes"));
+        let short = tensor(&[location, ("length", "4")]);
+        assert!(refused(&short, &data).contains("holds 4 bytes"));
+        let twice = join(&[&good, &field(9, &[0; 8])]);
+        assert!(refused(&twice, &data).contains("twice"));
+        // In a constant's node, and in a branch.
+        for payload in [field(5, &good), field(6, &field(5, &good))] {
+            let model = field(7, &field(1, &field(5, &payload)));
+            let refused = checked(&model, &data).expect_err("it is refused");
+            assert!(refused.contains("outside the file"));
         }
     }
 

@@ -273,7 +273,8 @@ impl Graphs {
         let mut digests = Vec::new();
         let mut open = |n: usize, path: &std::path::Path| {
             let known = known.and_then(|known| known.get(n));
-            let (session, digest) = checked::open(path, known, None, false)?;
+            let (session, digest) =
+                checked::open((path, export.data_of(path)), known, None, false)?;
             digests.push(digest);
             Ok::<Session, EngineError>(session)
         };

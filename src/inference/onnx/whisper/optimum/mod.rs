@@ -68,7 +68,7 @@ impl OptimumSpec {
         let mut weights = 0;
         let mut longest = 0;
         for path in self.export.graphs() {
-            let bytes = length(path)?;
+            let bytes = bytes_of(&self.export, path)?;
             let precision = self.export.precision.as_str();
             // The processor works with 32 bits: it has weights of 16 twice.
             let halves = if precision.contains("16") { 3 } else { 1 };
@@ -96,6 +96,12 @@ impl OptimumSpec {
     fn header(&self) -> Result<Header, EngineError> {
         config::header(&self.export.folder, &self.export.precision)
     }
+}
+
+/// Bytes of a graph, with those that lie in a file beside it.
+fn bytes_of(export: &Export, graph: &Path) -> Result<u64, EngineError> {
+    let data = export.data_of(graph).map_or(Ok(0), length)?;
+    Ok(length(graph)? + data)
 }
 
 fn length(path: &Path) -> Result<u64, EngineError> {
@@ -177,7 +183,7 @@ impl OptimumModel {
         let followers = header.alignment_heads.len();
         let mut weight_bytes = 0;
         for path in spec.export.graphs() {
-            weight_bytes += length(path)?;
+            weight_bytes += bytes_of(&spec.export, path)?;
         }
         let info = SpeechModelInfo {
             name: spec.name.clone(),
