@@ -619,11 +619,23 @@ fn offline_nothing_is_asked() {
     assert!(server.asked().is_empty());
 }
 
-/// A hub with one export: its graphs lie elsewhere, and it says what they are; `graph` is what it serves for the decoder.
+/// A model whose graph has one weight, with the data in itself or in another file.
+fn onnx_with_a_weight(is_outside: bool) -> Vec<u8> {
+    let tensor: &[u8] = match is_outside {
+        // Kind 1, one value; data elsewhere.
+        true => &[0x08, 1, 0x10, 1, 0x70, 1],
+        false => &[0x08, 1, 0x10, 1, 0x4a, 4, 0, 0, 0, 0],
+    };
+    let graph = [&[0x2a, tensor.len() as u8], tensor].concat();
+    [&[0x08, 10, 0x3a, graph.len() as u8][..], &graph].concat()
+}
+
+/// A hub with one export: its graphs lie elsewhere, and it says what they are; `graph` is what it serves for the decoder. The
+/// encoder's weights lie in a file beside it.
 fn hub(decoder: Vec<u8>, graph: Vec<u8>) -> Server {
     Server::start(move |request, stream| {
         let commit = ("X-Repo-Commit", "0a1b".to_owned());
-        let encoder = noise(2_000);
+        let (encoder, data) = (onnx_with_a_weight(true), noise(2_000));
         let linked = |of: &[u8], to: &str, stream: &mut TcpStream| {
             let headers = [
                 ("X-Linked-ETag", format!("\"{}\"", sha256(of))),
@@ -646,7 +658,9 @@ fn hub(decoder: Vec<u8>, graph: Vec<u8>) -> Server {
             }
             "0a1b/onnx/encoder_model_q4.onnx" => linked(&encoder, "/far/encoder", stream),
             "0a1b/onnx/decoder_model_merged_q4.onnx" => linked(&decoder, "/far/decoder", stream),
+            "0a1b/onnx/encoder_model_q4.onnx_data" => linked(&data, "/far/data", stream),
             "/far/encoder" => reply_with_file(request, stream, &encoder),
+            "/far/data" => reply_with_file(request, stream, &data),
             "/far/decoder" => reply_with_file(request, stream, &graph),
             _ => reply_not_found(stream),
         }
@@ -665,9 +679,9 @@ fn an_export_is_got_from_its_publisher_and_compared_with_what_the_hub_says() {
                 .unwrap(),
         )
     };
-    let graph = noise(3_000);
+    let graph = onnx_with_a_weight(false);
     let good = hub(graph.clone(), graph.clone());
-    let wrong = hub(graph.clone(), noise(3_001)[1..].to_vec());
+    let wrong = hub(graph.clone(), noise(graph.len()));
     let folder = home.path("models/onnx-community/whisper-own");
 
     fetch(&wrong, "onnx-community/whisper-own:q4").failed_with(1, "it serves another file");
@@ -684,6 +698,11 @@ fn an_export_is_got_from_its_publisher_and_compared_with_what_the_hub_says() {
     let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
     let line = format!("{}  onnx/decoder_model_merged_q4.onnx", sha256(&graph));
     assert!(sums.lines().any(|own| own == line), "{sums}");
+    assert!(sums.contains("  onnx/encoder_model_q4.onnx_data"), "{sums}");
+    assert_eq!(
+        fs::read(folder.join("onnx/encoder_model_q4.onnx_data")).unwrap(),
+        noise(2_000)
+    );
     assert!(no_part_is_left(&home));
     // What is there is not got again.
     let asked = |server: &Server| {
