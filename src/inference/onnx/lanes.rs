@@ -2,6 +2,7 @@
 //! Several numbers at once, by what the processor has: what our operators are written with.
 #![allow(unsafe_code)]
 
+use crate::dsp::vectors::exponential;
 use crate::inference::halves;
 
 #[cfg(target_arch = "x86_64")]
@@ -69,6 +70,39 @@ pub fn widest<R>(run: impl FnOnce() -> R) -> R {
     }
     run()
 }
+
+/// Sum of e to the power of values less `most`, which none of them is above. Blocks are several values each.
+pub fn sum_of_exponentials<'a>(blocks: impl Iterator<Item = &'a [f32]>, most: f32) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512dq") {
+            // SAFETY: the processor has them.
+            return unsafe { x86::sum_of_exponentials(blocks, most) };
+        }
+    }
+    widest(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0; SUMS];
+            for block in blocks {
+                let (chunks, rest) = block.as_chunks::<SUMS>();
+                for chunk in chunks {
+                    for (lane, value) in lanes.iter_mut().zip(chunk) {
+                        *lane += exponential(value - most);
+                    }
+                }
+                for (lane, value) in lanes.iter_mut().zip(rest) {
+                    *lane += exponential(value - most);
+                }
+            }
+            lanes.iter().sum()
+        },
+    )
+}
+
+/// Sums that do not wait for each other.
+const SUMS: usize = 64;
 
 /// The largest half.
 const HALF_MAX: f32 = 65_504.0;
@@ -256,6 +290,36 @@ mod x86 {
             }
             _mm512_scalef_ps(sum, x)
         }
+    }
+
+    /// # Safety
+    ///
+    /// The processor must have the instructions.
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub unsafe fn sum_of_exponentials<'a>(
+        blocks: impl Iterator<Item = &'a [f32]>,
+        most: f32,
+    ) -> f32 {
+        const N: usize = 16;
+        let most = _mm512_set1_ps(most);
+        let factor = _mm512_set1_ps(std::f32::consts::LOG2_E);
+        // Sums that do not wait for each other.
+        let mut sums = [_mm512_setzero_ps(); 4];
+        for block in blocks {
+            for part in block.chunks(sums.len() * N) {
+                for (sum, values) in sums.iter_mut().zip(part.chunks(N)) {
+                    let mask = ((1_u32 << values.len()) - 1) as u16;
+                    // SAFETY: as many values are read as there are, and the processor has the instructions.
+                    unsafe {
+                        let values = _mm512_maskz_loadu_ps(mask, values.as_ptr());
+                        let x = _mm512_mul_ps(_mm512_sub_ps(values, most), factor);
+                        *sum = _mm512_mask_add_ps(*sum, mask, *sum, power(x, &EXACT));
+                    }
+                }
+            }
+        }
+        let [a, b, c, d] = sums;
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
     }
 
     /// 16 floats at once.

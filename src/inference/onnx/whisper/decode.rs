@@ -3,15 +3,14 @@
 //!
 //! Source: openai-whisper, `decoding.py`.
 
-use crate::dsp::vectors::exponential;
-use crate::inference::onnx::lanes::widest;
+use crate::inference::onnx::lanes::{sum_of_exponentials, widest};
 use crate::inference::whisper::MAX_TOKENS;
 
 use super::vocabulary::Vocabulary;
 
 /// Values looked at together: most blocks are so far below the largest value that they add nothing.
 const BLOCK: usize = 64;
-/// Values done together.
+/// Values that are done together.
 const LANES: usize = 16;
 /// A value so far below the largest, in natural logarithms, is less than one in eight million of it.
 const NEGLIGIBLE: f32 = 16.0;
@@ -44,19 +43,14 @@ pub(super) fn forbid(logits: &mut [f32], vocabulary: &Vocabulary, first: bool) {
 
 /// The most likely token at a temperature of 0; one drawn by chance above. `None` where the values are no numbers.
 pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> Option<Choice> {
-    let (best, max, sum) = widest(
-        #[inline(always)]
-        || {
-            let (best, max) = largest(logits)?;
-            Some((best, max, sum_exp(logits, max, 1.0)))
-        },
-    )?;
+    let (tops, max) = tops(logits);
+    let best = largest(logits, &tops, max)?;
     let token = if temperature > 0.0 {
         draw(logits, max, temperature, chance).unwrap_or(best)
     } else {
         best
     };
-    let logprob = logits[token] - max - sum.ln();
+    let logprob = logits[token] - max - sum_exp(logits, &tops, max).ln();
     logprob.is_finite().then_some(Choice {
         token: token as u32,
         logprob,
@@ -65,28 +59,11 @@ pub(super) fn choose(logits: &[f32], temperature: f32, chance: &mut Chance) -> O
 
 /// The `count` most likely tokens, the likeliest first. `None` where the values are no numbers.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
-    let (tops, max, sum) = widest(
-        #[inline(always)]
-        || {
-            // Loops: what iterators call would not become part of this.
-            let mut tops = Vec::with_capacity(logits.len().div_ceil(BLOCK));
-            for values in logits.chunks(BLOCK) {
-                tops.push(top(values));
-            }
-            let max = top(&tops);
-            let mut sum = 0.0;
-            for (values, top) in logits.chunks(BLOCK).zip(&tops) {
-                if *top > max - NEGLIGIBLE {
-                    sum += sum_exp_of(values, max);
-                }
-            }
-            (tops, max, sum)
-        },
-    );
+    let (tops, max) = tops(logits);
     if !max.is_finite() || count == 0 {
         return None;
     }
-    let all = max + sum.ln();
+    let all = max + sum_exp(logits, &tops, max).ln();
     if !all.is_finite() {
         return None;
     }
@@ -123,35 +100,45 @@ pub(super) fn likeliest(logits: &[f32], count: usize) -> Option<Vec<Choice>> {
 
 /// Probability of one token among all, from values that nothing was taken out of.
 pub(super) fn probability(logits: &[f32], token: u32) -> Option<f32> {
-    let (_, max) = largest(logits)?;
+    let (tops, max) = tops(logits);
+    largest(logits, &tops, max)?;
     let own = logits.get(token as usize)?;
-    let p = (own - max).exp() / sum_exp(logits, max, 1.0);
+    let p = (own - max).exp() / sum_exp(logits, &tops, max);
     p.is_finite().then_some(p.clamp(0.0, 1.0))
 }
 
 /// The largest value among `range`.
 pub(super) fn most_likely(logits: &[f32], range: std::ops::Range<usize>) -> Option<u32> {
     let start = range.start;
-    let (at, _) = largest(logits.get(range)?)?;
-    Some((start + at) as u32)
+    let logits = logits.get(range)?;
+    let (tops, max) = tops(logits);
+    Some((start + largest(logits, &tops, max)?) as u32)
 }
 
-/// Where the largest value is, the first of equals, and the value. `None` if there is none or it is no number.
-#[inline(always)]
-fn largest(logits: &[f32]) -> Option<(usize, f32)> {
-    let mut max = f32::NEG_INFINITY;
-    let mut block = 0;
-    for (n, values) in logits.chunks(BLOCK).enumerate() {
-        let own = top(values);
-        if own > max {
-            (max, block) = (own, n * BLOCK);
-        }
-    }
+/// The largest value of each block, and of all.
+fn tops(logits: &[f32]) -> (Vec<f32>, f32) {
+    let mut tops = Vec::with_capacity(logits.len().div_ceil(BLOCK));
+    let max = widest(
+        #[inline(always)]
+        || {
+            // A loop: what iterators call would not become part of this.
+            for values in logits.chunks(BLOCK) {
+                tops.push(top(values));
+            }
+            top(&tops)
+        },
+    );
+    (tops, max)
+}
+
+/// Where the largest value is, the first of equals. `None` if there is none or it is no number.
+fn largest(logits: &[f32], tops: &[f32], max: f32) -> Option<usize> {
     if !max.is_finite() {
         return None;
     }
-    let at = logits[block..].iter().position(|v| *v == max)?;
-    Some((block + at, max))
+    let block = BLOCK * tops.iter().position(|top| *top == max)?;
+    let at = logits.get(block..)?.iter().position(|v| *v == max)?;
+    Some(block + at)
 }
 
 /// The largest of some values; what is no number counts for nothing. Lanes that do not wait for each other are done
@@ -180,53 +167,24 @@ fn top(values: &[f32]) -> f32 {
     lanes[0]
 }
 
-/// Sum of `exp((value - max) / temperature)`.
-#[inline(always)]
-fn sum_exp(logits: &[f32], max: f32, temperature: f32) -> f32 {
-    let mut sum = 0.0;
-    for values in logits.chunks(BLOCK) {
-        if top(values) <= max - NEGLIGIBLE {
-            continue;
-        }
-        if temperature == 1.0 {
-            sum += sum_exp_of(values, max);
-            continue;
-        }
-        for value in values {
-            sum += ((value - max) / temperature).exp();
-        }
-    }
-    sum
-}
-
-/// Sum of `exp(value - max)` of a few values, none above `max`.
-#[inline(always)]
-fn sum_exp_of(values: &[f32], max: f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let mut chunks = values.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += exponential(value - max);
-        }
-    }
-    let mut sum = 0.0;
-    for lane in lanes {
-        sum += lane;
-    }
-    for value in chunks.remainder() {
-        sum += exponential(value - max);
-    }
-    sum
+/// Sum of `exp(value - max)`.
+fn sum_exp(logits: &[f32], tops: &[f32], max: f32) -> f32 {
+    let blocks = logits.chunks(BLOCK).zip(tops);
+    let blocks = blocks.filter(|(_, top)| **top > max - NEGLIGIBLE);
+    sum_of_exponentials(blocks.map(|(values, _)| values), max)
 }
 
 fn draw(logits: &[f32], max: f32, temperature: f32, chance: &mut Chance) -> Option<usize> {
-    let mut left = chance.next() * sum_exp(logits, max, temperature);
+    let counts = || {
+        let values = logits.iter().enumerate();
+        values.filter(|(_, value)| **value > max - NEGLIGIBLE)
+    };
+    let share = |value: &f32| ((value - max) / temperature).exp();
+    let sum: f32 = counts().map(|(_, value)| share(value)).sum();
+    let mut left = chance.next() * sum;
     let mut last = None;
-    for (at, value) in logits.iter().enumerate() {
-        if *value <= max - NEGLIGIBLE {
-            continue;
-        }
-        left -= ((value - max) / temperature).exp();
+    for (at, value) in counts() {
+        left -= share(value);
         last = Some(at);
         if left <= 0.0 {
             break;
@@ -334,7 +292,9 @@ mod tests {
     fn sums_of_exponentials_are_those_of_the_library() {
         let values: Vec<f32> = (0..1003).map(|n| -((n * 37 % 200) as f32) / 9.0).collect();
         let exact: f64 = values.iter().map(|v| f64::from(*v).exp()).sum();
-        assert!((f64::from(sum_exp(&values, 0.0, 1.0)) / exact - 1.0).abs() < 1e-5);
+        let (tops, max) = tops(&values);
+        assert_eq!(max, 0.0);
+        assert!((f64::from(sum_exp(&values, &tops, max)) / exact - 1.0).abs() < 1e-5);
     }
 
     #[test]
