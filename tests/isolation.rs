@@ -1903,14 +1903,16 @@ fn messages() -> impl Strategy<Value = Message> {
         words(),
         words(),
         proptest::option::of(words()),
+        proptest::collection::vec(words().prop_map(PathBuf::from), 0..4),
         any::<i32>(),
     )
-        .prop_map(|(folder, name, with_past, word_time_offset)| {
+        .prop_map(|(folder, name, with_past, data, word_time_offset)| {
             EngineSpec::Optimum(OptimumSpec {
                 export: Export {
                     encoder: format!("{folder}/e").into(),
                     decoder: format!("{folder}/d").into(),
                     with_past: with_past.map(PathBuf::from),
+                    data,
                     precision: name.clone(),
                     folder: folder.into(),
                 },
