@@ -258,66 +258,63 @@ pub(super) fn open(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
-    let failed = |why: String| EngineError::ModelFile {
-        path: path.to_owned(),
-        why,
-    };
-    let file = File::open(path).map_err(|e| failed(e.to_string()))?;
-    let meta = file.metadata().map_err(|e| failed(e.to_string()))?;
+    let (file, size) = plain_file(path, MODEL_BYTES_MAX)?;
+    let mut bytes = room_for(path, size)?;
+    // A file that grows meanwhile is not followed.
+    file.take(size)
+        .read_to_end(&mut bytes)
+        .map_err(|e| unreadable(path, e.to_string()))?;
+    Ok(bytes)
+}
+
+/// The data of a graph's weights, in one piece.
+fn read_data(path: &Path) -> Result<Arc<[u8]>, EngineError> {
+    let (mut file, size) = plain_file(path, DATA_BYTES_MAX)?;
+    // What follows would end the process if there is no room.
+    drop(room_for(path, size)?);
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, size as usize).collect();
+    // Nobody else has it yet.
+    if let Some(bytes) = Arc::get_mut(&mut bytes) {
+        file.read_exact(bytes)
+            .map_err(|e| unreadable(path, e.to_string()))?;
+    }
+    Ok(bytes)
+}
+
+/// Opens a file of so many bytes at the most, and tells how many it has.
+fn plain_file(path: &Path, most: u64) -> Result<(File, u64), EngineError> {
+    let file = File::open(path).map_err(|e| unreadable(path, e.to_string()))?;
+    let meta = file
+        .metadata()
+        .map_err(|e| unreadable(path, e.to_string()))?;
     if !meta.is_file() {
-        return Err(failed("it is not a plain file".into()));
+        return Err(unreadable(path, "it is not a plain file".into()));
     }
     let size = meta.len();
-    if size > MODEL_BYTES_MAX {
+    if size > most {
         return Err(EngineError::InvalidModel {
             path: path.to_owned(),
-            why: format!("it has {size} bytes, and no ONNX file has more than {MODEL_BYTES_MAX}"),
+            why: format!("it has {size} bytes, and no such file has more than {most}"),
         });
     }
+    Ok((file, size))
+}
+
+fn room_for(path: &Path, size: u64) -> Result<Vec<u8>, EngineError> {
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(size as usize)
         .map_err(|_| EngineError::OutOfMemory {
             what: format!("reading {} ({size} bytes)", path.display()),
         })?;
-    // A file that grows meanwhile is not followed.
-    file.take(size)
-        .read_to_end(&mut bytes)
-        .map_err(|e| failed(e.to_string()))?;
     Ok(bytes)
 }
 
-/// The data of a graph's weights, in one piece.
-fn read_data(path: &Path) -> Result<Arc<[u8]>, EngineError> {
-    let failed = |why: String| EngineError::ModelFile {
+fn unreadable(path: &Path, why: String) -> EngineError {
+    EngineError::ModelFile {
         path: path.to_owned(),
         why,
-    };
-    let mut file = File::open(path).map_err(|e| failed(e.to_string()))?;
-    let meta = file.metadata().map_err(|e| failed(e.to_string()))?;
-    if !meta.is_file() {
-        return Err(failed("it is not a plain file".into()));
     }
-    let size = meta.len();
-    if size > DATA_BYTES_MAX {
-        return Err(EngineError::InvalidModel {
-            path: path.to_owned(),
-            why: format!("it has {size} bytes, and no more than {DATA_BYTES_MAX} are read"),
-        });
-    }
-    // What follows would end the process if there is no room.
-    let mut room: Vec<u8> = Vec::new();
-    room.try_reserve_exact(size as usize)
-        .map_err(|_| EngineError::OutOfMemory {
-            what: format!("reading {} ({size} bytes)", path.display()),
-        })?;
-    drop(room);
-    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, size as usize).collect();
-    // Nobody else has it yet.
-    if let Some(bytes) = Arc::get_mut(&mut bytes) {
-        file.read_exact(bytes).map_err(|e| failed(e.to_string()))?;
-    }
-    Ok(bytes)
 }
 
 fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder, ort::Error> {

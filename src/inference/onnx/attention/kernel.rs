@@ -97,11 +97,17 @@ impl Isa {
 /// A line of the processor's caches.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u32; 16]);
+struct Line([u32; PANEL]);
 
-const EMPTY: Line = Line([0; 16]);
+/// Makes room for so many words, if there is less.
+fn fit(room: &mut Vec<Line>, words: usize) {
+    if room.len() < words / PANEL {
+        room.resize(words / PANEL, Line([0; PANEL]));
+    }
+}
 
 /// What lies between inputs and outputs: one head's keys and values, and what some rows come to.
+#[derive(Default)]
 pub(super) struct Room {
     /// Panels of 16 keys, `[panels, words of a key, 16]`.
     keys: Vec<Line>,
@@ -117,34 +123,21 @@ pub(super) struct Room {
     context: Vec<Line>,
     /// Sums of exponentials, `[rows, 32]`.
     sums: Vec<Line>,
+    /// For numbers of 8 bits; then there is nothing in the others.
     #[cfg(target_arch = "x86_64")]
     bytes: bytes::Room,
 }
 
 impl Room {
-    /// With nothing in it yet for keys and values.
-    pub fn new() -> Self {
-        let lines = |words: usize| vec![EMPTY; words / 16];
-        Self {
-            keys: Vec::new(),
-            values: Vec::new(),
-            queries: lines(ROWS_MAX * HEAD),
-            scores: lines(2 * ROWS_MAX * STRIP),
-            shares: lines(ROWS_MAX * BLOCK),
-            context: lines(ROWS_MAX * HEAD),
-            sums: lines(ROWS_MAX * STRIP),
-            #[cfg(target_arch = "x86_64")]
-            bytes: bytes::Room::new(),
-        }
-    }
-
     /// Makes room for so many positions, a multiple of 32.
     fn fit(&mut self, padded: usize) {
-        let lines = padded * HEAD / 16;
-        if self.keys.len() < lines {
-            self.keys.resize(lines, EMPTY);
-            self.values.resize(lines, EMPTY);
-        }
+        fit(&mut self.keys, padded * HEAD);
+        fit(&mut self.values, padded * HEAD);
+        fit(&mut self.queries, ROWS_MAX * HEAD);
+        fit(&mut self.scores, 2 * ROWS_MAX * STRIP);
+        fit(&mut self.shares, ROWS_MAX * BLOCK);
+        fit(&mut self.context, ROWS_MAX * HEAD);
+        fit(&mut self.sums, ROWS_MAX * STRIP);
     }
 }
 
@@ -173,15 +166,19 @@ impl Given<'_> {
 pub(super) fn attend(isa: Isa, given: Given<'_>, room: &mut Room, out: &mut [f32]) {
     assert_eq!(given.values.len(), given.positions * 3 * given.heads * HEAD);
     assert_eq!(out.len(), given.positions * given.heads * HEAD);
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Bytes {
+        // SAFETY: a processor on which this was found has these instructions.
+        return unsafe { bytes::attend(given, &mut room.bytes, out) };
+    }
     room.fit(given.positions.next_multiple_of(STRIP));
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Bytes => {}
         // SAFETY: a processor on which this was found has these instructions, and the tiles are claimed for as long as it
         // runs.
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => tiles::with_tiles(|| unsafe { x86::amx(given, room, out) }),
-        // SAFETY: a processor on which this was found has these instructions.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Bytes => unsafe { bytes::attend(given, &mut room.bytes, out) },
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::avx512(given, room, out) },

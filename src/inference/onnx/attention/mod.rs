@@ -2,8 +2,9 @@
 //! The encoder's attention, an operator of ours (`scribe.SelfAttention`).
 //!
 //! ONNX Runtime's own took more than half of an encoder's time: it multiplies 32-bit floats, and writes down the scores of
-//! each position for each. This one has numbers of 16 or 8 bits where the processor has products of
-//! those (`kernel`, docs/adr/0014-attention-in-16-bits.md, 0018-attention-in-8-bits.md), and writes down no scores. It computes on the thread that it is called on alone.
+//! each position for each. This one has numbers of 16 or 8 bits where the processor has products of those (`kernel`,
+//! docs/adr/0014-attention-in-16-bits.md, 0018-attention-in-8-bits.md), and writes down no scores. It computes on the thread that it
+//! is called on alone.
 //!
 //! ```text
 //! in   qkv      f32 [B, S, 3 * H * 64]   queries, keys and values side by side, not scaled
@@ -63,7 +64,7 @@ impl Attention {
     fn new(isa: Isa) -> Self {
         Self {
             isa,
-            room: Room::new(),
+            room: Room::default(),
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{EMPTY, Given, HEAD, Line, PANEL, SCALE, STRIP};
+use super::{Given, HEAD, Line, PANEL, SCALE, STRIP, fit};
 use crate::dsp::vectors::exponential;
 use crate::inference::onnx::lanes::{ROUGH, power};
 
@@ -34,6 +34,7 @@ const LEAST: f32 = 1e-20;
 const _: () = assert!(ROWS.is_multiple_of(HELD) && BLOCK.is_multiple_of(HEAD));
 
 /// What lies between inputs and outputs: one head's keys and values, and what some rows come to.
+#[derive(Default)]
 pub(in super::super) struct Room {
     /// Panels of 16 keys, `[panels, words of a key, 16]`.
     keys: Vec<Line>,
@@ -54,30 +55,16 @@ pub(in super::super) struct Room {
 }
 
 impl Room {
-    /// With nothing in it yet for keys and values.
-    pub fn new() -> Self {
-        let words = |count: usize| vec![EMPTY; count / 16];
-        Self {
-            keys: Vec::new(),
-            steps: Vec::new(),
-            offsets: Vec::new(),
-            values: Vec::new(),
-            queries: words(ROWS * WORDS),
-            scores: words(ROWS * BLOCK),
-            shares: words(ROWS * BLOCK / QUAD),
-            context: words(ROWS * HEAD),
-        }
-    }
-
     /// Makes room for so many positions, a multiple of 32.
     fn fit(&mut self, padded: usize) {
-        let panels = padded / PANEL;
-        if self.steps.len() < panels {
-            self.keys.resize(panels * WORDS, EMPTY);
-            self.values.resize(panels * WORDS, EMPTY);
-            self.steps.resize(panels, EMPTY);
-            self.offsets.resize(panels, EMPTY);
-        }
+        fit(&mut self.keys, padded * WORDS);
+        fit(&mut self.values, padded * WORDS);
+        fit(&mut self.steps, padded);
+        fit(&mut self.offsets, padded);
+        fit(&mut self.queries, ROWS * WORDS);
+        fit(&mut self.scores, ROWS * BLOCK);
+        fit(&mut self.shares, ROWS * BLOCK / QUAD);
+        fit(&mut self.context, ROWS * HEAD);
     }
 }
 
