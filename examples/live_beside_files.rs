@@ -68,6 +68,8 @@ fn window(samples: Arc<[f32]>) -> Window {
         task: Task::Transcribe,
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::new(),
     }
 }

@@ -181,6 +181,8 @@ fn window(samples: &[f32]) -> Window {
         task: Default::default(),
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::new(),
     }
 }

@@ -126,6 +126,7 @@ where
                 word_time_offset: 0,
                 layout: gstscribe::inference::Layout::Ggml,
                 word_times: true,
+                takes_prefix: true,
             };
             Ok(Arc::new(Scripted {
                 info,
@@ -249,6 +250,8 @@ fn window(id: WindowId, level: f32) -> Window {
         task: Task::Transcribe,
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::new(),
     }
 }
@@ -1941,6 +1944,7 @@ fn messages() -> impl Strategy<Value = Message> {
                 word_time_offset,
                 layout: gstscribe::inference::Layout::ALL[max_batch as usize % 3],
                 word_times: multilingual,
+                takes_prefix: true,
             }
         },
     );

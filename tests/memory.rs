@@ -80,6 +80,8 @@ fn window(seconds: usize) -> Window {
         task: Default::default(),
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::new(),
     }
 }

@@ -72,6 +72,8 @@ fn window(id: WindowId, samples: &Arc<[f32]>) -> Window {
         task: Task::Transcribe,
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::default(),
     }
 }
@@ -248,6 +250,103 @@ fn a_window_has_the_same_text_alone_and_among_others() {
             text(&alone[2]),
             " He might even have been made amiable himself."
         );
+    }
+}
+
+#[test]
+fn a_text_goes_on_behind_the_prefix_it_is_given() {
+    let speech = speech();
+    for (kind, beam) in [("f32", 1), ("int8", 1), ("int8", 5)] {
+        let Some(encoder) = encoder(kind) else {
+            return;
+        };
+        let model = OnnxWhisperModel::load(&spec(&encoder)).unwrap();
+        assert!(model.info().takes_prefix);
+        let mut lane = model.lane().unwrap();
+        let params = BatchParams {
+            beam,
+            ..BatchParams::default()
+        };
+        let whole: Vec<Decoded> = speech
+            .iter()
+            .map(|(_, s)| one(&mut *lane, window(7, s), &params))
+            .collect();
+
+        // Side by side with windows that have none.
+        let windows = (0..6).map(|n| {
+            let at = n as usize % 3;
+            let told = ids(&whole[at]);
+            Window {
+                prefix: if n < 3 {
+                    told[..told.len() / 2].to_vec()
+                } else {
+                    Vec::new()
+                },
+                ..window(n, &speech[at].1)
+            }
+        });
+        let answers = run(&mut *lane, windows, &params);
+
+        for (n, answer) in answers {
+            let (decoded, whole) = (answer.unwrap(), &whole[n as usize % 3]);
+            let told = whole.tokens.len() / 2;
+            if beam == 1 {
+                assert_eq!(ids(&decoded), ids(whole), "{kind}, window {n}");
+                for (n, (again, first)) in decoded.tokens.iter().zip(&whole.tokens).enumerate() {
+                    let off = again.end.unwrap().abs_diff(first.end.unwrap());
+                    assert!(off <= 2 * STEP, "{kind}, token {n}: {off}");
+                }
+            } else {
+                assert_eq!(ids(&decoded)[..told], ids(whole)[..told], "window {n}");
+                assert!(decoded.tokens.len() > told, "window {n}");
+                assert!(decoded.alignment_end.is_some(), "window {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_a_prefix_is_bounded_and_a_prefix_that_is_no_text_is_refused() {
+    let Some(encoder) = encoder("int8") else {
+        return;
+    };
+    let model = OnnxWhisperModel::load(&spec(&encoder)).unwrap();
+    let mut lane = model.lane().unwrap();
+    let [(_, left), ..] = speech();
+    for beam in [1, 5] {
+        let params = BatchParams {
+            beam,
+            ..BatchParams::default()
+        };
+        let whole = ids(&one(&mut *lane, window(7, &left), &params));
+        let with = |id, prefix: &[u32], most_tokens| Window {
+            prefix: prefix.to_vec(),
+            most_tokens,
+            ..window(id, &left)
+        };
+        let windows = [
+            with(0, &whole[..4], 3),
+            with(1, &[], 2),
+            with(2, &[50_257], 0),
+            with(3, &[400; 220], 0),
+            with(4, &[400; 219], 0),
+        ];
+
+        let mut answers = run(&mut *lane, windows, &params);
+
+        let mut tokens = |id| ids(&answers.remove(&id).unwrap().unwrap());
+        // Of several texts one that ends earlier may be the best.
+        let least = if beam == 1 { [7, 2] } else { [4, 0] };
+        assert!((least[0]..=7).contains(&tokens(0).len()), "{beam}");
+        assert!((least[1]..=2).contains(&tokens(1).len()), "{beam}");
+        assert!(tokens(4).starts_with(&[400; 219]));
+        for id in [2, 3] {
+            let refused = answers.remove(&id).unwrap();
+            assert!(
+                matches!(refused, Err(EngineError::Unsupported(_))),
+                "{refused:?}"
+            );
+        }
     }
 }
 

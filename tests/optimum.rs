@@ -157,6 +157,8 @@ fn say(model: &dyn SpeechModel, sounds: &[Arc<[f32]>], params: &BatchParams) -> 
             String::new()
         },
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::default(),
     });
     let mut answers = Answers::default();

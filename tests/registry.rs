@@ -40,6 +40,8 @@ fn window(prompt: &str, seconds: usize) -> Window {
         task: Default::default(),
         prompt: prompt.to_owned(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::new(),
     }
 }

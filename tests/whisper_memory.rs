@@ -97,6 +97,8 @@ fn decode(
         task: Task::Transcribe,
         prompt: prompt.into(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::default(),
     };
     let mut answer = Answer::default();

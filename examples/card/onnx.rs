@@ -49,6 +49,8 @@ fn decode(lane: &mut dyn SpeechToText, windows: &[&[f32]], batch: usize) -> Outc
             task: Task::Transcribe,
             prompt: String::new(),
             vocabulary: Vec::new(),
+            prefix: Vec::new(),
+            most_tokens: 0,
             cancel: CancelToken::default(),
         };
         let mut queue = Queue(some.iter().zip(0..).map(window).collect());

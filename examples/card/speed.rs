@@ -43,6 +43,8 @@ pub fn decode(
         task: Task::Transcribe,
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::default(),
     };
     let mut answer = Answer::default();

@@ -42,6 +42,8 @@ impl WindowSource for Source<'_> {
             task: Task::Transcribe,
             prompt: String::new(),
             vocabulary: Vec::new(),
+            prefix: Vec::new(),
+            most_tokens: 0,
             cancel: CancelToken::new(),
         })
     }

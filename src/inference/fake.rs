@@ -233,6 +233,7 @@ impl FakeSpeechModel {
             word_time_offset: 0,
             layout: Layout::Ggml,
             word_times: true,
+            takes_prefix: true,
         };
         let weights = take(script.device, script.footprint.weights_bytes)?;
         Ok(Self {

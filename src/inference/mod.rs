@@ -160,6 +160,12 @@ pub struct Window {
     pub prompt: String,
     /// Words to expect. Empty for none.
     pub vocabulary: Vec<String>,
+    /// Tokens that the text begins with, as an earlier answer gave them: the model goes on behind them, and they are in
+    /// the answer with times of their own. Fewer than 220. Empty for none; for engines that
+    /// [can](SpeechModelInfo::takes_prefix).
+    pub prefix: Vec<u32>,
+    /// Most tokens behind the prefix; 0 for as many as there is room for.
+    pub most_tokens: u32,
     /// Set when the answer is not wanted any more.
     pub cancel: CancelToken,
 }
@@ -267,6 +273,8 @@ pub struct SpeechModelInfo {
     pub layout: Layout,
     /// It tells when words were said. Where it does not, they are spread over the speech.
     pub word_times: bool,
+    /// It goes on behind a prefix.
+    pub takes_prefix: bool,
 }
 
 /// Whose form a speech model's files have.

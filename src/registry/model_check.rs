@@ -98,6 +98,8 @@ fn text(lease: &Lease<Whisper>) -> String {
         task: Default::default(),
         prompt: String::new(),
         vocabulary: Vec::new(),
+        prefix: Vec::new(),
+        most_tokens: 0,
         cancel: CancelToken::new(),
     };
     let params = crate::inference::BatchParams::default();

@@ -290,6 +290,7 @@ pub struct Models {
     engine: String,
     layout: Layout,
     word_times: bool,
+    takes_prefix: bool,
     /// What was given up to have them.
     given_up: Mutex<Vec<Degraded>>,
 }
@@ -342,6 +343,7 @@ impl Models {
             engine: format!("{} on {}", info.name, info.engine),
             layout: info.layout,
             word_times: info.word_times,
+            takes_prefix: info.takes_prefix,
             given_up: Mutex::new(given_up),
             speech,
             vad,
@@ -382,6 +384,11 @@ impl Models {
     /// Whether the speech model tells when words were said; else they are spread over the speech.
     pub fn word_times(&self) -> bool {
         self.word_times
+    }
+
+    /// Whether the speech model goes on behind a text that it is given.
+    pub fn takes_prefix(&self) -> bool {
+        self.takes_prefix
     }
 
     /// The process that the speech model runs in; `None` for ours.
@@ -740,6 +747,8 @@ impl Session {
             } else {
                 Vec::new()
             },
+            prefix: Vec::new(),
+            most_tokens: 0,
             cancel: CancelToken::new(),
         };
         let ticket = self

@@ -352,6 +352,8 @@ impl IsolatedLane {
             task: window.task,
             prompt: window.prompt.clone(),
             vocabulary: window.vocabulary.clone(),
+            prefix: window.prefix.clone(),
+            most_tokens: window.most_tokens,
         });
         flight.sent = Some((job, area));
         flight.began = Instant::now();

@@ -26,7 +26,7 @@ use crate::inference::{
 use crate::transcript::Task;
 
 /// Goes up with every change of a message.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Largest packet in bytes. The longest answer whisper.cpp can give takes a tenth of it.
 pub const MAX_MESSAGE: usize = 64 << 10;
 /// Bytes of a header.
@@ -35,6 +35,8 @@ pub const HEADER: usize = 8;
 const MAX_TEXT: usize = 4 << 10;
 /// Most bytes of prompt, and of vocabulary, that cross. Engines read a thousand characters of both together.
 const MAX_PROMPT: usize = 16 << 10;
+/// Most tokens of a prefix: no engine has room for more.
+const MAX_PREFIX: usize = 219;
 
 /// Why a packet is no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +81,10 @@ pub struct Job {
     pub prompt: String,
     /// As in [`Window`](crate::inference::Window), at most 16 KiB of it.
     pub vocabulary: Vec<String>,
+    /// As in [`Window`](crate::inference::Window), at most 219 of them.
+    pub prefix: Vec<u32>,
+    /// As in [`Window`](crate::inference::Window).
+    pub most_tokens: u32,
 }
 
 /// A model that a worker has loaded.
@@ -704,6 +710,7 @@ impl Wire for SpeechModelInfo {
             word_time_offset,
             layout,
             word_times,
+            takes_prefix,
         } = self;
         name.put(out);
         engine.put(out);
@@ -714,6 +721,7 @@ impl Wire for SpeechModelInfo {
         word_time_offset.put(out);
         layout.put(out);
         word_times.put(out);
+        takes_prefix.put(out);
     }
 
     fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
@@ -727,6 +735,7 @@ impl Wire for SpeechModelInfo {
             word_time_offset: Wire::get(r)?,
             layout: Wire::get(r)?,
             word_times: Wire::get(r)?,
+            takes_prefix: Wire::get(r)?,
         })
     }
 }
@@ -784,7 +793,7 @@ impl Wire for BatchParams {
 }
 
 impl Wire for Job {
-    const LEAST: usize = 26;
+    const LEAST: usize = 34;
 
     fn put(&self, out: &mut Vec<u8>) {
         self.job.put(out);
@@ -806,6 +815,9 @@ impl Wire for Job {
         };
         let words: Vec<String> = self.vocabulary.iter().take_while(fits).cloned().collect();
         words.put(out);
+        let prefix = &self.prefix[..self.prefix.len().min(MAX_PREFIX)];
+        prefix.to_vec().put(out);
+        self.most_tokens.put(out);
     }
 
     fn get(r: &mut Reader) -> Result<Self, ProtocolError> {
@@ -821,6 +833,8 @@ impl Wire for Job {
             },
             prompt: Wire::get(r)?,
             vocabulary: Wire::get(r)?,
+            prefix: Wire::get(r)?,
+            most_tokens: Wire::get(r)?,
         })
     }
 }
@@ -902,6 +916,8 @@ mod tests {
             task: Task::Transcribe,
             prompt,
             vocabulary,
+            prefix: vec![11, 12],
+            most_tokens: 40,
         })
     }
 
@@ -935,7 +951,8 @@ mod tests {
     fn a_list_longer_than_its_packet_is_refused_before_it_is_made() {
         let mut packet = window(String::new(), vec![]).encode().unwrap();
         let end = packet.len();
-        packet[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+        // The prefix: its length stands before two tokens and the bound behind it.
+        packet[end - 16..end - 12].copy_from_slice(&u32::MAX.to_le_bytes());
 
         assert_eq!(Message::decode(&packet), Err(ProtocolError::Length));
     }

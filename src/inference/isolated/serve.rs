@@ -301,6 +301,8 @@ impl Lane {
             task,
             prompt,
             vocabulary,
+            prefix,
+            most_tokens,
         } = job;
         let area = area as usize;
         let samples = self.slot.read(area, samples as usize)?;
@@ -312,6 +314,8 @@ impl Lane {
             task,
             prompt,
             vocabulary,
+            prefix,
+            most_tokens,
             cancel: CancelToken::asking(move || slot.look(area, job)),
         })
     }

@@ -145,11 +145,22 @@ impl Lane {
     }
 
     fn decode(&mut self, window: &Window, batch: &BatchParams) -> Result<Decoded, EngineError> {
+        if !window.prefix.is_empty() {
+            return Err(EngineError::Unsupported(format!(
+                "{} on whisper.cpp cannot go on behind a given text: use engine=onnx",
+                self.name
+            )));
+        }
         let samples = prepare(&window.samples);
         let language = self.language(window, &samples)?;
         let prompt = self.prompt(window)?;
 
         let mut params = self.base_params(&language, batch);
+        let most = match window.most_tokens {
+            0 => MAX_TOKENS as u32,
+            most => most.min(MAX_TOKENS as u32),
+        };
+        params.set_max_tokens(most as i32);
         params.set_translate(window.task == Task::Translate);
         params.set_temperature(batch.temperature);
         params.set_no_timestamps(!batch.timestamps);
@@ -232,7 +243,6 @@ impl Lane {
             params.set_n_threads(threads);
             params.set_audio_ctx(AUDIO_CTX);
             params.set_no_context(true);
-            params.set_max_tokens(MAX_TOKENS as i32);
             params.set_suppress_blank(true);
             params.set_suppress_nst(true);
             params.set_print_special(false);
@@ -504,6 +514,8 @@ mod tests {
             task: Task::Transcribe,
             prompt: String::new(),
             vocabulary: Vec::new(),
+            prefix: Vec::new(),
+            most_tokens: 0,
             cancel: CancelToken::default(),
         };
         // What the decoder says behind the start depends on all that the encoder was given.

@@ -212,6 +212,7 @@ impl WhisperCppModel {
             word_time_offset: spec.word_time_offset,
             layout: Layout::Ggml,
             word_times: spec.word_times,
+            takes_prefix: false,
         };
         Ok(Self {
             context,

@@ -44,9 +44,9 @@ impl Attention {
         self.positions = samples.div_ceil(SAMPLES_A_POSITION).clamp(1, POSITIONS);
     }
 
-    /// Begins anew with the first of its rows: that of the prompt, which all samples of a window share.
-    pub fn keep_first(&mut self) {
-        self.values.truncate(self.heads * self.positions);
+    /// Begins anew with the first of its rows: those before the text, which all samples of a window share.
+    pub fn keep(&mut self, rows: usize) {
+        self.values.truncate(rows * self.heads * self.positions);
     }
 
     /// Where the room lies and how many bytes it has.

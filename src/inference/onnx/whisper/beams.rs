@@ -11,6 +11,8 @@ use super::vocabulary::Vocabulary;
 #[derive(Debug)]
 pub(super) struct Beams {
     rows: Vec<Option<Text>>,
+    /// Most tokens of a text.
+    most: usize,
     complete: Vec<Text>,
     /// The best of those that were stopped: what is left if nothing else is.
     stopped: Option<Text>,
@@ -40,14 +42,15 @@ impl Text {
 }
 
 impl Beams {
-    /// With a row for each of `count` texts, of which one is empty and the others are none yet.
-    pub fn new(count: usize) -> Self {
+    /// With a row for each of `count` texts of up to `most` tokens, of which one is empty and the others are none yet.
+    pub fn new(count: usize, most: usize) -> Self {
         let mut rows = vec![None; count];
         if let Some(first) = rows.first_mut() {
             *first = Some(Text::default());
         }
         Self {
             rows,
+            most,
             complete: Vec::with_capacity(count),
             stopped: None,
         }
@@ -95,7 +98,7 @@ impl Beams {
                 if self.complete.len() < count {
                     self.complete.push(text);
                 }
-            } else if decode::is_over(&text.choices, vocabulary) {
+            } else if decode::is_over(&text.choices, vocabulary, self.most) {
                 if self
                     .stopped
                     .as_ref()
@@ -167,7 +170,7 @@ mod tests {
         language: impl Fn(&[u32]) -> Vec<(u32, f32)>,
     ) -> (Vec<u32>, f32, usize) {
         let vocabulary = english();
-        let mut beams = Beams::new(count);
+        let mut beams = Beams::new(count, 220);
         // What each row remembers.
         let mut pasts: Vec<Vec<u32>> = vec![Vec::new(); count];
         let mut copied = 0;
@@ -237,7 +240,7 @@ mod tests {
     #[test]
     fn values_that_are_no_numbers_end_it_without_an_answer() {
         let vocabulary = english();
-        let mut beams = Beams::new(2);
+        let mut beams = Beams::new(2, 220);
         let nothing = vec![f32::NAN; 51_864];
 
         assert_eq!(

@@ -4,7 +4,6 @@
 //! Source: openai-whisper, `decoding.py`.
 
 use crate::inference::onnx::lanes::{sum_of_exponentials, widest};
-use crate::inference::whisper::MAX_TOKENS;
 
 use super::vocabulary::Vocabulary;
 
@@ -193,10 +192,10 @@ fn draw(logits: &[f32], max: f32, temperature: f32, chance: &mut Chance) -> Opti
     last
 }
 
-/// Whether a text ends here: with the end token, with no room for more, or in a loop.
-pub(super) fn is_over(tokens: &[Choice], vocabulary: &Vocabulary) -> bool {
+/// Whether a text ends here: with the end token, with `most` tokens, or in a loop.
+pub(super) fn is_over(tokens: &[Choice], vocabulary: &Vocabulary, most: usize) -> bool {
     tokens.last().is_some_and(|c| c.token == vocabulary.end())
-        || tokens.len() >= MAX_TOKENS
+        || tokens.len() >= most
         || loops(tokens)
 }
 

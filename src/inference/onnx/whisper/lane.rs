@@ -42,6 +42,10 @@ struct Entry {
     language: Language,
     task: Task,
     prompt: Vec<u32>,
+    /// What its text begins with.
+    prefix: Vec<u32>,
+    /// Most tokens behind it.
+    most: usize,
     attention: Attention,
     no_speech: f32,
     stage: Stage,
@@ -141,6 +145,18 @@ impl Lane {
         }
         let language = self.language(window)?;
         let prompt = self.prompt(window);
+        let room = MAX_TOKENS.saturating_sub(window.prefix.len());
+        let vocabulary = &self.shared.vocabulary;
+        if room == 0 || window.prefix.iter().any(|t| !vocabulary.is_text(*t)) {
+            return Err(EngineError::Unsupported(format!(
+                "a prefix of {} tokens is too long, or holds what is no text: it has fewer than {MAX_TOKENS}",
+                window.prefix.len()
+            )));
+        }
+        let bound = match window.most_tokens as usize {
+            0 => room,
+            bound => bound.min(room),
+        };
         let most = prompt.len() + MARKS + MAX_TOKENS;
         if !self.runner.has_room(most) {
             return Ok(false);
@@ -153,7 +169,7 @@ impl Lane {
         });
         attention.begin(samples.len());
         let search = if rows > 1 {
-            Search::Beams(Beams::new(rows))
+            Search::Beams(Beams::new(rows, bound))
         } else {
             Search::One(Samples {
                 first: Vec::new(),
@@ -174,6 +190,8 @@ impl Lane {
             language,
             task: window.task,
             prompt,
+            prefix: window.prefix.clone(),
+            most: bound,
             attention,
             no_speech: 0.0,
             stage: Stage::Start,
@@ -218,7 +236,7 @@ impl Lane {
             self.look(rows, &step)?;
         }
         let found = step.logits()?.chunks_exact_mut(rows * len);
-        let mut prompts = Vec::new();
+        let (mut prompts, mut prefixes) = (Vec::new(), Vec::new());
         for (at, logits) in found.enumerate() {
             let entry = &mut self.entries[at];
             match entry.stage {
@@ -230,6 +248,10 @@ impl Lane {
                     entry.stage = Stage::Marks(0);
                 }
                 Stage::Marks(n) if n + 1 < entry.marks.len() => entry.stage = Stage::Marks(n + 1),
+                Stage::Marks(_) if !entry.prefix.is_empty() => {
+                    entry.stage = Stage::Text;
+                    prefixes.push(at);
+                }
                 Stage::Marks(_) => {
                     entry.text_at = self.runner.length(at);
                     entry.stage = Stage::Text;
@@ -239,7 +261,29 @@ impl Lane {
             }
         }
         drop(step);
-        prompts.into_iter().try_for_each(|at| self.read_prompt(at))
+        prompts
+            .into_iter()
+            .try_for_each(|at| self.read_prompt(at))?;
+        let mut prefixes = prefixes.into_iter();
+        prefixes.try_for_each(|at| self.read_prefix(at, params))
+    }
+
+    /// What the text begins with, in one step, and what follows it.
+    fn read_prefix(&mut self, at: usize, params: &BatchParams) -> Result<(), EngineError> {
+        let entry = &mut self.entries[at];
+        let tokens: Vec<i64> = entry.prefix.iter().map(|t| i64::from(*t)).collect();
+        let mut step = self.runner.read(at, &tokens)?;
+        if params.word_times
+            && let Some(found) = step.attention()?
+        {
+            for row in 0..tokens.len() {
+                entry.attention.push(found, tokens.len(), row);
+            }
+        }
+        entry.text_at = self.runner.length(at);
+        self.runner.spread(at);
+        // Of several rows the first alone has a text yet.
+        self.choose(at, step.logits()?, params)
     }
 
     /// What might have come before. It is told after the start was heard: it would have a say in whether anybody speaks,
@@ -286,9 +330,11 @@ impl Lane {
         params: &BatchParams,
     ) -> Result<(), EngineError> {
         let vocabulary = &self.shared.vocabulary;
-        match &mut self.entries[at].search {
+        let entry = &mut self.entries[at];
+        let begins = entry.prefix.is_empty();
+        match &mut entry.search {
             Search::One(samples) => {
-                decode::forbid(logits, vocabulary, samples.text.is_empty());
+                decode::forbid(logits, vocabulary, begins && samples.text.is_empty());
                 if samples.text.is_empty() && samples.left > 1 {
                     samples.first = logits.to_vec();
                 }
@@ -297,7 +343,7 @@ impl Lane {
                 samples.text.push(choice);
             }
             Search::Beams(beams) => {
-                let first = beams.are_new();
+                let first = begins && beams.are_new();
                 for logits in logits.chunks_exact_mut(vocabulary.len()) {
                     decode::forbid(logits, vocabulary, first);
                 }
@@ -352,7 +398,7 @@ impl Lane {
             let entry = &mut self.entries[at];
             match &mut entry.search {
                 Search::One(samples) => {
-                    if !decode::is_over(&samples.text, &shared.vocabulary) {
+                    if !decode::is_over(&samples.text, &shared.vocabulary, entry.most) {
                         return Ok(None);
                     }
                     samples.left -= 1;
@@ -375,7 +421,7 @@ impl Lane {
                         decode::choose(&samples.first, params.temperature, &mut samples.chance)
                             .ok_or_else(no_numbers)?;
                     samples.text.push(choice);
-                    entry.attention.keep_first();
+                    entry.attention.keep(1 + entry.prefix.len());
                     self.runner.shorten(at, entry.text_at);
                 }
                 Search::Beams(beams) => {
@@ -501,7 +547,12 @@ impl Entry {
     fn answer(&self, shared: &Shared, text: &[Choice], params: &BatchParams) -> Decoded {
         let end = shared.vocabulary.end();
         let avg_logprob = decode::mean_logprob(text);
-        let text: Vec<&Choice> = text.iter().filter(|c| c.token != end).collect();
+        let told = self.prefix.iter().map(|token| Choice {
+            token: *token,
+            logprob: 0.0,
+        });
+        let chosen = text.iter().copied().filter(|c| c.token != end);
+        let text: Vec<Choice> = told.chain(chosen).collect();
         let ends = if params.word_times {
             let meter = &shared.meter;
             meter.time(Part::Alignment, || self.attention.ends(text.len()))

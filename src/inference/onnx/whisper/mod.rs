@@ -270,6 +270,7 @@ impl OnnxWhisperModel {
             word_time_offset: spec.word_time_offset,
             layout: Layout::Scribe,
             word_times: !header.alignment_heads.is_empty(),
+            takes_prefix: true,
         };
         let model = Self {
             spec: spec.clone(),

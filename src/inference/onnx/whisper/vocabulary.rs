@@ -177,6 +177,11 @@ impl Vocabulary {
         }
     }
 
+    /// Whether it is a piece of text, and no mark.
+    pub fn is_text(&self, token: u32) -> bool {
+        token < self.end()
+    }
+
     /// The mark that ends a text. All plain tokens have lower numbers.
     pub fn end(&self) -> u32 {
         (self.starts.len() - 1) as u32

@@ -198,6 +198,7 @@ impl OptimumModel {
             word_time_offset: spec.word_time_offset,
             layout: Layout::Optimum,
             word_times: followers > 0,
+            takes_prefix: true,
         };
         let model = Self {
             spec: spec.clone(),
