@@ -13,7 +13,8 @@ use crate::transcript::{Cue, Turn};
 
 /// Final text, as an element message: `text` (string), `start`, `end` (uint64, ns of stream time), `final`
 /// (boolean), `language` (string), `speaker`, `speaker-id` (string, if known), `confidence` (double, mean of
-/// the words).
+/// the words). Text that may still change has `final` false, `revision` (uint, counts up) and no confidence: it is all
+/// that was said after the last final text and replaces the partial text before, which an empty one takes back.
 pub const TRANSCRIPT: &str = "scribe/transcript";
 /// How far the work is: `percent` (double, 0 to 100, or -1 where the length is unknown), `position` (uint64,
 /// ns of stream time), `text` (string).
@@ -69,6 +70,25 @@ pub fn transcript(src: &impl IsA<gst::Object>, cue: &Cue, is_final: bool) -> gst
     if let Some(id) = &cue.speaker_id {
         s.set("speaker-id", id.as_str());
     }
+    gst::message::Element::builder(s).src(src).build()
+}
+
+/// Text that may still change. See [`TRANSCRIPT`].
+pub fn partial(
+    src: &impl IsA<gst::Object>,
+    text: &str,
+    [start, end]: [StreamNs; 2],
+    revision: u32,
+    channel: Option<&str>,
+) -> gst::Message {
+    let mut s = gst::Structure::builder(TRANSCRIPT)
+        .field("text", text)
+        .field("start", start.0)
+        .field("end", end.0)
+        .field("final", false)
+        .field("revision", revision)
+        .build();
+    s.set_if_some("speaker", channel);
     gst::message::Element::builder(s).src(src).build()
 }
 

@@ -76,11 +76,14 @@ impl ScribeBin {
                 ("scribebin's pad turns needs speakers=true")
             ));
         }
-        if audio.is_some() && settings.speakers && settings.mode != BinMode::Online {
+        if audio.is_some()
+            && settings.speakers
+            && !matches!(settings.mode, BinMode::Online | BinMode::Live)
+        {
             // The sound would wait for the text of the whole file.
             return Err(gst::error_msg!(
                 gst::LibraryError::Settings,
-                ("scribebin's pad audio needs mode=online while speakers=true, for the text of a file comes at its end. Set mode=online or speakers=false")
+                ("scribebin's pad audio needs mode=live or mode=online while speakers=true, for the text of a file comes at its end. Set mode=live or speakers=false")
             ));
         }
         self.configure(&settings, format);
@@ -128,6 +131,7 @@ impl ScribeBin {
             BinMode::Auto => (Mode::Auto, DiarizerMode::Auto),
             BinMode::File => (Mode::File, DiarizerMode::Offline),
             BinMode::Online => (Mode::Auto, DiarizerMode::Online),
+            BinMode::Live => (Mode::Live, DiarizerMode::Online),
         };
         self.transcriber.set_property("mode", words);
         self.diarizer.set_property("mode", turns);

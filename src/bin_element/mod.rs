@@ -34,6 +34,12 @@ pub enum BinMode {
         nick = "online"
     )]
     Online,
+    /// Words and speakers while somebody speaks.
+    #[enum_value(
+        name = "Words while they are spoken, and their speakers as far as they are known",
+        nick = "live"
+    )]
+    Live,
 }
 
 /// Registers the element.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Add;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::audio::buffer::SampleBuffer;
 use crate::audio::speech::{self, Speech, SpeechParams};
@@ -386,6 +387,33 @@ impl Models {
         self.word_times
     }
 
+    /// Whether the speech model knows more than English.
+    pub fn is_multilingual(&self) -> bool {
+        self.multilingual
+    }
+
+    /// Constant lateness of the speech model's word times, in samples.
+    pub fn word_time_offset(&self) -> i32 {
+        self.word_time_offset
+    }
+
+    /// Has a window decoded.
+    pub fn decode(
+        &self,
+        window: Window,
+        params: BatchParams,
+        class: Class,
+        deadline: Option<Instant>,
+    ) -> Ticket<Decoded> {
+        self.speech.submit(window, params, class, deadline)
+    }
+
+    /// Asks for the voice activity of live sound; `None` without a model for it.
+    pub fn voice_activity(&self, block: VadBlock) -> Option<Ticket<VadProbs>> {
+        let vad = self.vad.as_ref()?;
+        Some(vad.submit(block, (), Class::Live, None))
+    }
+
     /// Whether the speech model goes on behind a text that it is given.
     pub fn takes_prefix(&self) -> bool {
         self.takes_prefix
@@ -420,6 +448,8 @@ pub struct Spoken {
     pub tokens: Vec<Vec<u32>>,
     /// The window's figures; `id` and `seek` are the taker's.
     pub info: SegmentInfo,
+    /// What was said is complete: more may follow, and begins anew.
+    pub complete: bool,
 }
 
 /// What a session has done.
@@ -934,6 +964,7 @@ impl Session {
                 task: self.params.task,
                 ..SegmentInfo::default()
             },
+            complete: true,
         };
         for part in parts {
             let Some(decoded) = part.done else { continue };

@@ -321,7 +321,7 @@ fn uncovered(decoded: &Decoded, facts: &WindowFacts) -> f32 {
     facts.speech_between(end, u32::MAX) as f32 / all as f32
 }
 
-fn text(decoded: &Decoded) -> String {
+pub(super) fn text(decoded: &Decoded) -> String {
     let bytes: Vec<u8> = decoded
         .tokens
         .iter()
@@ -335,7 +335,7 @@ pub fn compression_ratio(decoded: &Decoded) -> f32 {
     ratio(text(decoded).trim())
 }
 
-fn compression(text: &str) -> f32 {
+pub(super) fn compression(text: &str) -> f32 {
     if text.len() < LEAST_JUDGED_BYTES {
         1.0
     } else {
@@ -363,7 +363,7 @@ fn normal(word: &str) -> String {
 
 /// The same word eight times, the same few words three times running over at least twelve words, or the same
 /// few characters where there are no spaces.
-fn loops(text: &str) -> bool {
+pub(super) fn loops(text: &str) -> bool {
     let words: Vec<String> = text
         .split_whitespace()
         .map(normal)

@@ -92,6 +92,7 @@ mod tests {
             tokens: vec![Vec::new(); words.len()],
             words,
             info: SegmentInfo::default(),
+            complete: true,
         }
     }
 

@@ -5,7 +5,9 @@ pub mod attribution;
 pub mod file;
 pub mod guards;
 pub mod join;
+pub mod live;
 pub mod packer;
+pub mod session;
 pub mod words;
 
 use crate::audio::SampleIndex;

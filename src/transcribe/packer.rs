@@ -57,6 +57,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The sound from `from` to `to` as it is.
+    pub fn whole(from: SampleIndex, to: SampleIndex, speech: &Speech) -> Self {
+        let spans = vec![Span {
+            from,
+            len: to.since(from),
+        }];
+        let inside = |s: Stretch| Stretch {
+            start: s.start.clamp(from, to),
+            end: s.end.clamp(from, to),
+        };
+        let stretches = speech.stretches().map(inside).filter(|s| s.start < s.end);
+        Self {
+            speech: in_window(&spans, stretches),
+            pauses: in_window(&spans, speech.pauses(from, to, LEAST_PAUSE).into_iter()),
+            spans,
+            forced_cut: false,
+            overlaps_previous: false,
+        }
+    }
+
     /// First sample in the stream.
     pub fn start(&self) -> SampleIndex {
         self.spans.first().map_or(SampleIndex(0), |s| s.from)

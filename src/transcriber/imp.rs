@@ -9,9 +9,10 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::CuePreset;
 use super::settings::{Settings, properties};
+use super::unsynced::Unsynced;
 use super::worker::Worker;
+use super::{CuePreset, Mode};
 use crate::context::registry_of;
 use crate::inference::whisper_cpp::logging::Level;
 use crate::inference::{ProcessStats, exit};
@@ -69,8 +70,22 @@ struct State {
     model: Option<ModelStats>,
     process: Option<ProcessStats>,
     segment_seen: bool,
+    way: Way,
     /// What was last said downstream.
     tags: Option<gst::TagList>,
+}
+
+/// How the stream is heard, from its first segment on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As a file.
+    #[default]
+    File,
+    /// Words while somebody speaks; `paced`: the source is live and waits for nobody.
+    Live {
+        /// See above.
+        paced: bool,
+    },
 }
 
 // Lock order: settings, then state, then the ear's own. None is held across a push, a peer query or an
@@ -78,6 +93,7 @@ struct State {
 pub struct Transcriber {
     sinkpad: gst::Pad,
     srcpad: gst::Pad,
+    unsynced: Unsynced,
     settings: Mutex<Settings>,
     state: Mutex<State>,
     ear: Ear,
@@ -98,6 +114,20 @@ impl Transcriber {
 
     pub(super) fn sinkpad(&self) -> &gst::Pad {
         &self.sinkpad
+    }
+
+    pub(super) fn unsynced(&self) -> &Unsynced {
+        &self.unsynced
+    }
+
+    pub(super) fn way(&self) -> Way {
+        self.state().way
+    }
+
+    /// When words are due after their sound, milliseconds.
+    pub(super) fn due_ms(&self) -> u64 {
+        let settings = self.settings();
+        u64::from(settings.latency_ms) + u64::from(settings.lateness_ms)
     }
 
     pub(super) fn pango(&self) -> bool {
@@ -160,6 +190,7 @@ impl Transcriber {
         match event.view() {
             gst::EventView::FlushStart(_) => {
                 self.ear.inbox().flush_start();
+                self.unsynced.event(&event);
                 self.srcpad.push_event(event)
             }
             gst::EventView::FlushStop(_) => {
@@ -169,6 +200,7 @@ impl Transcriber {
                     self.ear.flush_stop();
                     self.state().flow = None;
                 }
+                self.unsynced.event(&event);
                 self.srcpad.push_event(event)
             }
             gst::EventView::StreamStart(e) => self.stream_start(e),
@@ -190,6 +222,7 @@ impl Transcriber {
     fn stream_start(&self, event: &gst::event::StreamStart) -> bool {
         let group = event.group_id();
         self.state().group = group;
+        self.unsynced.stream(&*self.obj(), group);
         let id = self.srcpad.create_stream_id(&*self.obj(), Some("text"));
         let mut forward = gst::event::StreamStart::builder(&id)
             .seqnum(event.seqnum())
@@ -251,11 +284,17 @@ impl Transcriber {
         }
         let live = is_live(&self.sinkpad);
         self.ear.set_live(live);
-        if live {
+        let mode = self.settings().mode;
+        self.state().way = match mode {
+            Mode::Auto if !live => Way::File,
+            Mode::Auto | Mode::Live => Way::Live { paced: live },
+            Mode::File => Way::File,
+        };
+        if live && mode == Mode::File {
             gst::element_imp_warning!(
                 self,
                 gst::CoreError::Clock,
-                ("the source is live and scribetranscriber works in file mode: text comes up to 30 s late. Live mode is not there yet")
+                ("the source is live and scribetranscriber has mode=file: text comes up to 30 s late. Set mode=auto or mode=live")
             );
         }
     }
@@ -480,6 +519,7 @@ impl ObjectSubclass for Transcriber {
         Self {
             sinkpad,
             srcpad,
+            unsynced: Unsynced::new(&template("unsynced_src")),
             settings: Mutex::default(),
             state: Mutex::default(),
             ear: Ear::default(),
@@ -531,7 +571,8 @@ impl ObjectImpl for Transcriber {
         // An application may play its pipelines from other threads than the one that makes them, and ends.
         exit::watch_thread();
         let obj = self.obj();
-        for pad in [&self.sinkpad, &self.srcpad] {
+        // The pad for text is the first source: whoever asks for one without a name means it.
+        for pad in [&self.sinkpad, &self.srcpad, self.unsynced.pad()] {
             if let Err(error) = obj.add_pad(pad) {
                 gst::error!(CAT, imp = self, "{error}");
             }
@@ -557,12 +598,14 @@ impl ElementImpl for Transcriber {
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
             let sound = sound_caps();
+            let json = gst::Caps::new_empty_simple("application/x-json");
             let text = gst::Caps::builder("text/x-raw")
                 .field("format", gst::List::new(["utf8", "pango-markup"]))
                 .build();
             [
                 ("sink", gst::PadDirection::Sink, sound),
                 ("src", gst::PadDirection::Src, text),
+                ("unsynced_src", gst::PadDirection::Src, json),
             ]
             .into_iter()
             .filter_map(|(name, direction, caps)| {

@@ -2,9 +2,11 @@
 //! `scribetranscriber`: audio in, words or cues with times out.
 
 mod imp;
+mod live;
 mod output;
 pub(crate) mod settings;
 mod speakers;
+mod unsynced;
 mod worker;
 
 use gst::glib;
@@ -120,11 +122,17 @@ pub enum IsolationSetting {
 pub enum Mode {
     /// File unless upstream says that it is live.
     #[default]
-    #[enum_value(name = "File, until live mode is there", nick = "auto")]
+    #[enum_value(name = "File, or live where upstream says that it is", nick = "auto")]
     Auto,
     /// Best text, as fast as the machine can.
     #[enum_value(name = "Best text, as fast as the machine can", nick = "file")]
     File,
+    /// Words while somebody speaks.
+    #[enum_value(
+        name = "Words while they are spoken, at most latency behind",
+        nick = "live"
+    )]
+    Live,
 }
 
 /// Registers the element.

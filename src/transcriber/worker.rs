@@ -15,6 +15,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::imp::CAT;
+use super::live::{LIVE_TICK, Live};
 use super::output::{Out, Output};
 use super::settings::Settings;
 use super::speakers::Speakers;
@@ -29,8 +30,9 @@ use crate::messages;
 use crate::registry::limit::human_bytes;
 use crate::registry::{Degraded, Kind, Registry, VadSpec, Whisper, WhisperSpec};
 use crate::transcribe::file::{
-    Models, Session, SessionParams, SessionStats, Spoken, fallback_specs, speech_spec, vad_spec,
+    self, Models, SessionParams, SessionStats, Spoken, fallback_specs, speech_spec, vad_spec,
 };
+use crate::transcribe::session::Session;
 use crate::transcript::Word;
 use crate::transcript::cues::{self, Bounds, CueStyle};
 
@@ -55,9 +57,11 @@ pub(super) struct Worker {
 }
 
 /// The work on one stream between two flushes.
-struct Stream {
-    timeline: Timeline,
-    sessions: Vec<Session>,
+pub(super) struct Stream {
+    pub timeline: Timeline,
+    pub sessions: Vec<Session>,
+    /// What is live alone; nothing for a file.
+    pub live: Option<Live>,
     /// Words of sessions that wait for the other channels.
     pending: Vec<Vec<Spoken>>,
     next_segment: u64,
@@ -81,7 +85,7 @@ struct Loaded {
 }
 
 /// Why the worker stops what it does.
-enum Stop {
+pub(super) enum Stop {
     /// A flush or a shutdown: the inbox knows which.
     Interrupted,
     /// Downstream refused.
@@ -167,8 +171,12 @@ impl Worker {
             Err(stop) => return stop,
         };
         loop {
-            let wants = stream.as_ref().is_none_or(Stream::wants_input);
-            match self.inbox.take(self.epoch, wants, TICK) {
+            let wants = stream.as_mut().is_none_or(Stream::wants_input);
+            let tick = match &stream {
+                Some(Stream { live: Some(_), .. }) => LIVE_TICK,
+                _ => TICK,
+            };
+            match self.inbox.take(self.epoch, wants, tick) {
                 Take::Shutdown | Take::Flushed { .. } => return Stop::Interrupted,
                 Take::Nothing => {
                     if self.element.upgrade().is_none() {
@@ -188,6 +196,9 @@ impl Worker {
                         return stop;
                     }
                 }
+            }
+            if let Some(stream) = &mut stream {
+                self.watch(stream, wants);
             }
             if let Some(stream) = &mut stream
                 && let Err(stop) = self.pump(stream, output, &mut report)
@@ -251,12 +262,16 @@ impl Worker {
 
     /// Tells what was given up to go on.
     fn tell_degraded(&self, element: &super::Transcriber, models: &Models) {
+        self.tell_given_up(element, models.degraded());
+    }
+
+    pub(super) fn tell_given_up(&self, element: &super::Transcriber, given_up: Vec<Degraded>) {
         for Degraded {
             what,
             from,
             to,
             reason,
-        } in models.degraded()
+        } in given_up
         {
             gst::info!(
                 CAT,
@@ -344,11 +359,13 @@ impl Worker {
         while stream.sessions.len() < sound.channels.len() {
             let inbox = Arc::clone(&self.inbox);
             let wake = Arc::new(move || inbox.poke());
-            stream.sessions.push(Session::new(
-                Arc::clone(&loaded.models),
-                loaded.params.clone(),
-                wake,
-            ));
+            let models = Arc::clone(&loaded.models);
+            let params = loaded.params.clone();
+            let session = match self.live_session(stream, &loaded.params, &loaded.models, &wake) {
+                Some(session) => session,
+                None => Session::File(Box::new(file::Session::new(models, params, wake))),
+            };
+            stream.sessions.push(session);
             stream.pending.push(Vec::new());
         }
         let place = stream.timeline.place(
@@ -370,6 +387,9 @@ impl Worker {
             session.push(place.start, channel.get(trim..).unwrap_or_default());
         }
         stream.end = place.start.plus((samples - trim) as u64);
+        if let Some(live) = &mut stream.live {
+            live.heard();
+        }
         Ok(())
     }
 
@@ -453,6 +473,7 @@ impl Worker {
                     }
                 }
                 report.done(&element, self.settings.post_messages);
+                element.imp().unsynced().event(&event);
                 self.push_event(&element, event);
             }
             gst::EventView::CustomDownstreamSticky(e)
@@ -567,13 +588,16 @@ impl Worker {
         ready.sort_by_key(|(_, spoken)| spoken.start);
         for (channel, spoken) in ready {
             // Channels are speakers by themselves.
-            if stream.speakers.is_some() && !several {
+            if stream.speakers.is_some() && !several && stream.live.is_none() {
                 stream.held.push_back(spoken);
                 continue;
             }
             let speaker = several.then(|| format!("Channel {}", channel + 1));
             self.push_waiting(&element, stream, spoken.start);
             self.speak(&element, stream, spoken, speaker, output)?;
+        }
+        if stream.live.is_some() {
+            self.tell_live(&element, stream, output)?;
         }
         self.release(stream, output, false)?;
         let until = stream.held.front().map_or(until, |s| until.min(s.start));
@@ -673,10 +697,13 @@ impl Worker {
                 speaker: speaker.clone(),
             })
             .collect();
-        if let Some(speakers) = &stream.speakers
+        if let Some(speakers) = &mut stream.speakers
             && speaker.is_none()
         {
             speakers.attribute(&mut words);
+            if stream.live.is_some() {
+                speakers.forget_before(timeline.running_ns(spoken.start));
+            }
         }
         if let Some(caps) = element.imp().renegotiated() {
             output.pango = element.imp().pango();
@@ -685,6 +712,12 @@ impl Worker {
         let mut info = spoken.info.clone();
         info.seek = timeline.stream_ns(spoken.start).0 / 10_000_000;
         let until = Some(timeline.stream_ns(spoken.end));
+        if stream.live.is_some() {
+            element
+                .imp()
+                .unsynced()
+                .words(element, &words, &info.language);
+        }
         let cues = cues::arrange(
             words,
             &spoken.tokens,
@@ -698,9 +731,11 @@ impl Worker {
         );
         stream.previous_end = cues.last().map(|c| c.end).or(stream.previous_end);
         for (i, cue) in cues.iter().enumerate() {
-            let ends_segment = cues
-                .get(i + 1)
-                .is_none_or(|next| next.segment.id != cue.segment.id);
+            let last = cues.get(i + 1);
+            let ends_segment = match last {
+                Some(next) => next.segment.id != cue.segment.id,
+                None => spoken.complete,
+            };
             for out in output.cue(element.upcast_ref(), cue, ends_segment) {
                 self.push(element, out)?;
             }
@@ -709,7 +744,7 @@ impl Worker {
     }
 
     /// Pushes under the source pad's stream lock, and only what belongs to the present epoch.
-    fn push(&self, element: &super::Transcriber, out: Out) -> Result<(), Stop> {
+    pub(super) fn push(&self, element: &super::Transcriber, out: Out) -> Result<(), Stop> {
         let pad = element.imp().srcpad();
         if let Out::Message(message) = out {
             let _ = element.post_message(message);
@@ -752,6 +787,7 @@ impl Stream {
             next_segment: 0,
             previous_end: None,
             end: SampleIndex(0),
+            live: None,
             backwards: segment.as_ref().is_some_and(|s| s.rate() < 0.0),
             waiting: VecDeque::new(),
             speakers: diarized.then(Speakers::default),
@@ -771,8 +807,8 @@ impl Stream {
         }
     }
 
-    fn wants_input(&self) -> bool {
-        self.sessions.iter().all(Session::wants_input)
+    fn wants_input(&mut self) -> bool {
+        self.sessions.iter_mut().all(Session::wants_input)
     }
 }
 

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What the worker does for a live stream alone: it notices that no sound comes, tells text that may still change, and
+//! what was given up to keep up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::imp::{CAT, Way};
+use super::output::Output;
+use super::worker::{Stop, Stream, Worker};
+use crate::messages;
+use crate::registry::Degraded;
+use crate::transcribe::file::{Models, SessionParams};
+use crate::transcribe::live::ladder::Level;
+use crate::transcribe::live::policy::LiveParams;
+use crate::transcribe::live::{Session as LiveSession, Skipped};
+use crate::transcribe::session::Session;
+
+/// How often a live stream is looked at where no sound comes.
+pub(super) const LIVE_TICK: Duration = Duration::from_millis(100);
+/// Without sound for so long, what was said is complete.
+const STALL: Duration = Duration::from_millis(700);
+const SAMPLES_A_MS: u64 = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Live {
+    /// The source is live, and waits for nobody.
+    paced: bool,
+    heard: Instant,
+    stalled: bool,
+    due_ms: u64,
+    /// Pieces of speech that were given up.
+    skipped: u64,
+}
+
+impl Live {
+    /// Sound has come.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.stalled = false;
+    }
+}
+
+impl Worker {
+    /// A session for one more channel of a stream that is live; `None` for a file.
+    pub(super) fn live_session(
+        &self,
+        stream: &mut Stream,
+        params: &SessionParams,
+        models: &Arc<Models>,
+        wake: &Arc<impl Fn() + Send + Sync + 'static>,
+    ) -> Option<Session> {
+        let element = self.element.upgrade()?;
+        let Way::Live { paced } = element.imp().way() else {
+            return None;
+        };
+        let due_ms = element.imp().due_ms();
+        stream.live.get_or_insert(Live {
+            paced,
+            heard: Instant::now(),
+            stalled: false,
+            due_ms,
+            skipped: 0,
+        });
+        let live = LiveParams {
+            step: u64::from(self.settings.step_ms) * SAMPLES_A_MS,
+            latency: paced.then_some(due_ms * SAMPLES_A_MS),
+            max_delay: paced.then_some(u64::from(self.settings.max_delay_ms) * SAMPLES_A_MS),
+            speech: params.speech_params,
+            verbatim: params.verbatim,
+        };
+        let wake = Arc::clone(wake);
+        let session = LiveSession::new(Arc::clone(models), params.clone(), live, wake);
+        Some(Session::Live(Box::new(session)))
+    }
+
+    /// Notices that no sound comes, and that words are due at another time.
+    pub(super) fn watch(&self, stream: &mut Stream, wants: bool) {
+        let Some(live) = &mut stream.live else {
+            return;
+        };
+        if !live.stalled && wants && live.heard.elapsed() >= STALL {
+            live.stalled = true;
+            stream.sessions.iter_mut().for_each(Session::stall);
+        }
+        let due_ms = self.element.upgrade().map(|e| e.imp().due_ms());
+        if let Some(due_ms) = due_ms.filter(|ms| live.paced && *ms != live.due_ms) {
+            live.due_ms = due_ms;
+            let sessions = stream.sessions.iter_mut().filter_map(Session::live);
+            sessions.for_each(|s| s.set_latency(Some(due_ms * SAMPLES_A_MS)));
+        }
+    }
+
+    /// Text that may still change, and what was given up.
+    pub(super) fn tell_live(
+        &self,
+        element: &super::Transcriber,
+        stream: &mut Stream,
+        output: &Output,
+    ) -> Result<(), Stop> {
+        let several = stream.sessions.len() > 1;
+        for (channel, session) in stream.sessions.iter_mut().enumerate() {
+            let speaker = several.then(|| format!("Channel {}", channel + 1));
+            if let Some(partial) = session.partial() {
+                let times = [partial.start, partial.end].map(|at| stream.timeline.stream_ns(at));
+                let speaker = speaker.as_deref();
+                let (text, revision) = (&partial.text, partial.revision);
+                if output.post_messages {
+                    let message = messages::partial(element, text, times, revision, speaker);
+                    let _ = element.post_message(message);
+                }
+                let pad = element.imp().unsynced();
+                pad.partial(element, text, times, revision, speaker);
+            }
+            let mut given_up = session.degraded();
+            for Skipped { from, to } in session.skipped() {
+                let [start, end] = [from, to].map(|at| stream.timeline.running_ns(at).0);
+                let stream_time = stream.timeline.stream_ns(from).0;
+                let seconds = end.saturating_sub(start) as f64 / 1e9;
+                given_up.push(Degraded {
+                    what: "live captions".into(),
+                    from: format!("{seconds:.1} s of speech"),
+                    to: "a gap".into(),
+                    reason: format!(
+                        "its words would have come more than {} ms late (max-delay)",
+                        self.settings.max_delay_ms
+                    ),
+                });
+                if let Some(live) = &mut stream.live {
+                    live.skipped += 1;
+                    let message = gst::message::Qos::builder(true)
+                        .running_time(gst::ClockTime::from_nseconds(start))
+                        .stream_time(gst::ClockTime::from_nseconds(stream_time))
+                        .timestamp(gst::ClockTime::from_nseconds(start))
+                        .duration(gst::ClockTime::from_nseconds(end.saturating_sub(start)))
+                        .stats(
+                            gst::format::Buffers::from_u64(session.stats().windows),
+                            gst::format::Buffers::from_u64(live.skipped),
+                        )
+                        .src(element)
+                        .build();
+                    let _ = element.post_message(message);
+                }
+            }
+            self.tell_given_up(element, given_up);
+            if session.live().is_some_and(|s| s.wants_smaller()) {
+                gst::debug!(CAT, obj = element, "level {:?}", Level::Smaller);
+            }
+        }
+        Ok(())
+    }
+}
