@@ -44,8 +44,6 @@ const MOST_FAILED: u32 = 3;
 /// Windows whose language is heard one by one before it is settled, and the least speech in them.
 const LANGUAGE_VOTES: usize = 3;
 const LANGUAGE_SPEECH: u64 = 3 * SECOND;
-/// Shortest word.
-const LEAST_WORD: u64 = SECOND * 60 / 1000;
 /// A word that was heard before is looked for so near to where it was, without a prefix.
 const SAME_PLACE: u64 = SECOND * 3 / 2;
 /// Words of what was heard before by which the place is known.
@@ -235,6 +233,12 @@ impl Session {
     pub fn is_idle(&self) -> bool {
         let done = |p: &Piece| p.ended && p.heard == p.buffer.end() && p.policy.is_idle();
         self.pieces.iter().all(done)
+    }
+
+    /// Whether a model has yet to answer: for those who have time of their own.
+    pub fn is_waiting(&self) -> bool {
+        let waits = |p: &Piece| p.vad.is_some() || p.asked.is_some();
+        self.pieces.iter().any(waits)
     }
 
     /// No word will come that begins before this.
@@ -491,16 +495,10 @@ impl Session {
         let loops = guards::compression(&text) > COMPRESSION_MOST || guards::loops(&text);
         let no_speech = decoded.sot_no_speech;
         let heard = guards::clean(heard, &asked.facts, plan, no_speech, &self.guards);
-        let mut at = ask.prefix.last().map_or(ask.from, |s| s.word.end);
-        let words = heard.into_iter().map(|(word, tokens)| {
-            let start = word.start.max(at);
-            let end = word.end.max(start.plus(LEAST_WORD));
-            at = end;
-            Said {
-                bare: bare(&tokens, &decoded.tokens),
-                word: RawWord { start, end, ..word },
-                tokens,
-            }
+        let words = heard.into_iter().map(|(word, tokens)| Said {
+            bare: bare(&tokens, &decoded.tokens),
+            word,
+            tokens,
         });
         let heard_to = |end: u32| plan.stream(end.saturating_sub(offset.max(0).unsigned_abs()));
         Answer {

@@ -89,7 +89,7 @@ impl Default for Settings {
             latency_ms: 4_000,
             lateness_ms: 0,
             max_delay_ms: 10_000,
-            step_ms: 1_000,
+            step_ms: 800,
             max_buffered_ms: 30_000,
             post_messages: true,
         }

@@ -58,7 +58,7 @@ const STUCK_AGE: u64 = 3 * SECOND;
 /// A full stop behind the last word is not certain while that word is so young.
 const STOP_AGE: u64 = 2 * SECOND;
 /// How long a last word with a full stop waits for what follows it.
-const HOLD: u64 = 1_500 * MS;
+const HOLD: u64 = 1_000 * MS;
 /// Words of an utterance's end of only one word that are less likely are noise.
 const LONE_PROBABILITY: f32 = 0.3;
 /// No speech, and a text that is not believed.
@@ -67,6 +67,8 @@ const DOUBTFUL_LOGPROB: f32 = -0.5;
 /// Most tokens for a second of sound, and for none.
 const TOKENS_A_SECOND: f64 = 8.0;
 const TOKENS_FREE: f64 = 12.0;
+/// Shortest word.
+const LEAST_WORD: u64 = 60 * MS;
 /// Words on either side of a seam that are compared.
 const SEAM: usize = 4;
 /// Utterances are ended after so long where nothing is decoded in between.
@@ -93,7 +95,7 @@ pub struct LiveParams {
 impl Default for LiveParams {
     fn default() -> Self {
         Self {
-            step: SECOND,
+            step: SECOND * 4 / 5,
             latency: Some(4 * SECOND),
             max_delay: Some(10 * SECOND),
             speech: SpeechParams::default(),
@@ -216,6 +218,8 @@ pub struct Policy {
     held: bool,
     /// Words that may still change.
     open: Vec<Said>,
+    /// The last decoding ended like a sentence.
+    sentence: bool,
     /// Everything before stands, or is silence.
     done: SampleIndex,
     /// End of the last decoding.
@@ -249,6 +253,7 @@ impl Policy {
             said: Vec::new(),
             held: false,
             open: Vec::new(),
+            sentence: false,
             done: start,
             decoded_to: start,
             closed: start,
@@ -356,9 +361,7 @@ impl Policy {
             return;
         }
         let quiet = self.heard().since(last);
-        let hypothesis = self.open.last().or(self.said.last());
-        let sentence = hypothesis.is_some_and(Said::ends_sentence);
-        let hang = if sentence && self.decoded_to > start {
+        let hang = if self.sentence && self.decoded_to > start {
             HANG_SENTENCE
         } else {
             HANG
@@ -443,7 +446,11 @@ impl Policy {
         let fresh = to.since(self.decoded_to.max(start));
         let news = self.last_speech().is_some_and(|end| end > self.decoded_to);
         let waits = self.quiet() > HANG_SENTENCE && !news;
-        let step = self.ladder.step(self.params.step);
+        let mut step = self.ladder.step(self.params.step);
+        if self.held {
+            // A word waits for what follows it.
+            step /= 2;
+        }
         if fresh < step || waits {
             return None;
         }
@@ -491,7 +498,8 @@ impl Policy {
         let Some(start) = self.utterance() else {
             return;
         };
-        let oldest = start.max(self.done);
+        // What was decoded and does not stand yet does so in time, or is dropped by itself.
+        let oldest = start.max(self.done).max(self.decoded_to);
         // It is told at the earliest when the next decoding is over.
         let behind = self.sound_end.since(oldest) + self.ladder.cost();
         if behind <= most || self.sound_end.since(oldest) <= self.params.step {
@@ -504,12 +512,13 @@ impl Policy {
             return;
         }
         self.given_up += self.speech_between(oldest, to);
+        let open = std::mem::take(&mut self.open);
+        self.commit(open, oldest, false);
         if self.held {
             self.release();
         }
         self.out.push_back(Outcome::Skipped { from: oldest, to });
         self.ladder.behind();
-        self.open.clear();
         self.said.clear();
         self.from = Some(to);
         self.done = self.done.max(to);
@@ -530,6 +539,7 @@ impl Policy {
             );
         }
         self.decoded_to = self.decoded_to.max(ask.to);
+        let answer = self.place(&ask, answer);
         match ask.reason {
             Reason::Step => self.step(&ask, answer),
             Reason::End => self.finish(&ask, answer),
@@ -538,6 +548,23 @@ impl Policy {
         let keep = self.oldest_needed().0.saturating_sub(SECOND);
         self.speech.drop_before(SampleIndex(keep));
         self.follow();
+    }
+
+    /// Words lie behind what stands: those of sound that is heard again are no news.
+    fn place(&self, ask: &Ask, mut answer: Answer) -> Answer {
+        if ask.prefix.is_empty() {
+            let middle = |s: &Said| SampleIndex((s.word.start.0 + s.word.end.0) / 2);
+            let known = |s: &&Said| middle(s) < self.done;
+            let count = answer.words.iter().take_while(known).count();
+            answer.words.drain(..count);
+        }
+        let mut at = self.done;
+        for said in &mut answer.words {
+            said.word.start = said.word.start.max(at);
+            said.word.end = said.word.end.max(said.word.start.plus(LEAST_WORD));
+            at = said.word.end;
+        }
+        answer
     }
 
     /// The last question has no answer.
@@ -556,6 +583,7 @@ impl Policy {
         self.good.push_front(!bad);
         self.good.truncate(3);
         if !bad {
+            self.sentence = answer.words.last().is_some_and(Said::ends_sentence);
             let speaks = self
                 .last_speech()
                 .is_some_and(|end| end.plus(EDGE) > ask.to);
@@ -729,7 +757,9 @@ impl Policy {
         let lone = answer.words.len() == 1
             && ask.prefix.is_empty()
             && answer.words[0].word.probability < LONE_PROBABILITY;
-        if answer.silent || (!self.params.verbatim && (nobody || lone)) {
+        let doubted = answer.avg_logprob < BAD_LOGPROB && self.good.iter().all(|good| !good);
+        let doubted = doubted && (!self.good.is_empty() || self.ladder.level() >= Level::Ends);
+        if answer.silent || (!self.params.verbatim && (nobody || lone || doubted)) {
             answer.words.clear();
             answer.appendix = None;
         } else if answer.loops {
@@ -761,9 +791,6 @@ impl Policy {
         if !unsure {
             let again = repeated(&self.said, &answer.words);
             answer.words.drain(..again);
-            let early = |s: &Said| s.word.end <= self.done;
-            let count = answer.words.iter().take_while(|s| early(s)).count();
-            answer.words.drain(..count);
             self.commit(answer.words, ask.to, true);
         }
         self.close(ask);
@@ -773,6 +800,7 @@ impl Policy {
     fn close(&mut self, ask: &Ask) {
         self.end_due = None;
         self.open.clear();
+        self.good.clear();
         self.done = self.done.max(ask.to);
         self.closed = self.closed.max(ask.to);
         self.progress = self.progress.max(ask.to);
