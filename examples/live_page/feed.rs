@@ -71,7 +71,7 @@ pub struct Event {
 }
 
 /// The one who spoke, as the page shows them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 struct Speaker {
     id: String,
     name: String,
@@ -160,13 +160,15 @@ impl Feed {
     pub fn viewer(self: &Arc<Self>, last_seen: Option<&str>) -> Viewer {
         let state = self.state();
         let after = last_seen.and_then(|id| state.place(id));
+        // One who comes back may still show a guess that has been taken back.
+        let is_clear = after.is_none() && state.partial.1.is_none();
         Viewer {
             feed: Arc::clone(self),
             changed: self.changed.subscribe(),
             after: after.unwrap_or(0),
             greeting: Some(after.is_some()),
             is_up_to_date: false,
-            partial_seen: 0,
+            partial_seen: if is_clear { state.partial.0 } else { 0 },
             status_seen: state.status.0,
         }
     }
@@ -202,10 +204,11 @@ impl Viewer {
         loop {
             // Before looking: what comes after is not missed.
             self.changed.borrow_and_update();
+            let is_closed = self.feed.state().is_closed;
             if let Some(event) = self.ready() {
                 return Some(event);
             }
-            if self.feed.state().is_closed {
+            if is_closed {
                 return None;
             }
             match tokio::time::timeout(BEAT, self.changed.changed()).await {
@@ -253,9 +256,16 @@ impl State {
     fn take(&mut self, update: Update) {
         match update {
             Update::Final(line) => {
-                // It was a guess at this line, too. The guess at the rest follows.
-                if self.partial.1.is_some() {
-                    self.partial = (self.partial.0 + 1, None);
+                // The guess was at this line, too. A guess at the rest follows; what is left of this one stands for it until
+                // then, so that nothing vanishes for a moment.
+                if let Some(partial) = self.partial.1.take() {
+                    let rest = rest(&partial.text, &line.text).to_owned();
+                    let rest = (!rest.is_empty()).then(|| Shown {
+                        text: rest,
+                        start: seconds(line.end),
+                        ..partial
+                    });
+                    self.partial = (self.partial.0 + 1, rest);
                 }
                 if !line.text.trim().is_empty() {
                     let shown = self.shown(line);
@@ -286,27 +296,27 @@ impl State {
     }
 
     fn shown(&mut self, line: Line) -> Shown {
+        let start = seconds(line.start);
         // Where only a name is known it serves as the id.
-        let speaker = line
-            .speaker_id
-            .or_else(|| line.speaker.clone())
-            .map(|id| self.speaker(id, line.speaker));
-        let mut shown = Shown {
+        let mut id = line.speaker_id.or_else(|| line.speaker.clone());
+        let mut name = line.speaker;
+        // Words may come behind the news that their speaker was somebody else.
+        for relabel in &self.relabels {
+            if id.as_deref() == Some(&relabel.old_id) && covers(relabel, start) {
+                if let Some(new) = &relabel.new_id {
+                    (id, name) = (Some(new.clone()), None);
+                }
+                name = relabel.name.clone().or(name);
+            }
+        }
+        Shown {
             text: line.text,
-            start: seconds(line.start),
+            start,
             end: seconds(line.end),
             language: line.language,
             confidence: line.confidence,
-            speaker,
-        };
-        // Words may come behind the news that their speaker was somebody else.
-        for relabel in &self.relabels {
-            if shown.is_meant(relabel) {
-                let id = relabel.new_id.as_ref().unwrap_or(&relabel.old_id);
-                shown.speaker = self.people.get(id).cloned().or(shown.speaker);
-            }
+            speaker: id.map(|id| self.speaker(id, name)),
         }
-        shown
     }
 
     /// A speaker by id, with the name if there is a new one, and a colour that stays.
@@ -330,6 +340,11 @@ impl State {
     }
 
     fn relabel(&mut self, relabel: Relabel) {
+        if self.relabels.len() == RELABELS_MAX {
+            self.relabels.pop_front();
+        }
+        self.relabels.push_back(relabel.clone());
+
         let id = relabel.new_id.as_ref().unwrap_or(&relabel.old_id);
         let is_whole = relabel.from.is_none() && relabel.to.is_none();
         // Somebody who only gets another id keeps the colour.
@@ -340,25 +355,32 @@ impl State {
             known.id.clone_from(id);
             self.people.insert(id.clone(), known);
         }
+        let is_meant = |line: &Shown| line.is_meant(&relabel) || line.is_by(id);
+        // A colour is for those who are seen; a diarizer mends much before there are words.
+        if !self.lines().any(|line| is_meant(line)) {
+            return;
+        }
         let is_now = self.speaker(id.clone(), relabel.name.clone());
-        for entry in &mut self.history {
-            if let Entry::Line(line) = entry
-                && (line.is_meant(&relabel) || line.is_by(id))
-            {
-                line.speaker = Some(is_now.clone());
+        let mut has_changed = false;
+        for line in self.lines().filter(|line| is_meant(line)) {
+            has_changed |= line.speaker.as_ref() != Some(&is_now);
+            line.speaker = Some(is_now.clone());
+        }
+        if has_changed {
+            if self.partial.1.is_some() {
+                self.partial.0 += 1;
             }
+            self.add(Entry::Relabelled { relabel, is_now });
         }
-        if let (at, Some(partial)) = &mut self.partial
-            && partial.is_meant(&relabel)
-        {
-            partial.speaker = Some(is_now.clone());
-            *at += 1;
-        }
-        if self.relabels.len() == RELABELS_MAX {
-            self.relabels.pop_front();
-        }
-        self.relabels.push_back(relabel.clone());
-        self.add(Entry::Relabelled { relabel, is_now });
+    }
+
+    /// All that is shown, what may still change last.
+    fn lines(&mut self) -> impl Iterator<Item = &mut Shown> {
+        let lines = self.history.iter_mut().filter_map(|entry| match entry {
+            Entry::Line(line) => Some(line),
+            _ => None,
+        });
+        lines.chain(&mut self.partial.1)
     }
 
     fn with_id(&self, place: u64, event: Event) -> Event {
@@ -384,10 +406,13 @@ impl Shown {
 
     /// Whether it is one of those that a relabel speaks of.
     fn is_meant(&self, relabel: &Relabel) -> bool {
-        self.is_by(&relabel.old_id)
-            && relabel.from.is_none_or(|from| self.start >= bound(from))
-            && relabel.to.is_none_or(|to| self.start < bound(to))
+        self.is_by(&relabel.old_id) && covers(relabel, self.start)
     }
+}
+
+fn covers(relabel: &Relabel, start: f64) -> bool {
+    relabel.from.is_none_or(|from| start >= bound(from))
+        && relabel.to.is_none_or(|to| start < bound(to))
 }
 
 impl Entry {
@@ -408,6 +433,20 @@ impl Entry {
 
 fn bound(time: StreamNs) -> f64 {
     seconds(time.0)
+}
+
+/// What a guess holds beyond a line that is final now: as many words less as the line has, whatever they were taken for.
+fn rest<'a>(guess: &'a str, line: &str) -> &'a str {
+    // Languages without blanks, too.
+    if let Some(rest) = guess.strip_prefix(line) {
+        return rest.trim_start();
+    }
+    let mut rest = guess.trim_start();
+    for _ in line.split_whitespace() {
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        rest = rest[end..].trim_start();
+    }
+    rest
 }
 
 /// A page reckons in seconds; milliseconds are more than it shows.

@@ -12,6 +12,7 @@ const ENTRIES_MORE = 200;
 // The server says something every ten seconds: after this the connection is dead.
 const SILENCE_MS = 25_000;
 const AGAIN_MS = 2_000;
+const LEFT_MS = 100;
 // So near to its end the page counts as being at its end.
 const NEAR_PIXELS = 48;
 
@@ -87,7 +88,6 @@ function name(block, speaker) {
 }
 
 function addLine(line) {
-  removePartial();
   const before = entries.at(-1);
   line.kind = 'line';
   line.node = make('span', hasCaughtUp ? 'settling' : '');
@@ -158,7 +158,6 @@ function removePartial() {
 
 // The guess at what comes next stands where it will be when it is final.
 function showPartial() {
-  removePartial();
   if (!partial) return;
   const before = entries.at(-1);
   const length = before?.block?.said.textContent.length;
@@ -254,18 +253,20 @@ jump.addEventListener('click', () => {
 // --- Drawing ---------------------------------------------------------------------------------------
 
 let isDrawing = false;
+// Events that came since the page was drawn, as what takes them and what they hold.
+let news = [];
 
-// A final line and the guess behind it come together and are drawn together.
 function draw() {
-  if (isDrawing) return;
+  // Unseen pages are not drawn; what comes must not pile up, nor be late when they are looked at.
+  if (document.hidden) return drawNow();
+  if (!isDrawing) requestAnimationFrame(drawNow);
   isDrawing = true;
-  // Unseen pages are not drawn, and must not be late when they are looked at.
-  if (document.hidden) queueMicrotask(drawNow);
-  else requestAnimationFrame(drawNow);
 }
 
 function drawNow() {
   isDrawing = false;
+  removePartial();
+  for (const [take, data] of news.splice(0)) take(data);
   showPartial();
   trim();
   const isOver = status.state === 'ended' || status.state === 'failed';
@@ -337,8 +338,11 @@ function connect() {
     source.addEventListener(kind, event => {
       lastHeard = Date.now();
       lastId = event.lastEventId || lastId;
-      take(JSON.parse(event.data));
-      draw();
+      news.push([take, JSON.parse(event.data)]);
+      // What is left of a guess comes right behind the line that it became, and is drawn with it: else it would be gone
+      // for a moment.
+      if (kind === 'line' && partial) setTimeout(draw, LEFT_MS);
+      else draw();
     });
   }
   source.addEventListener('error', () => {
