@@ -74,6 +74,39 @@ fn of_texts_that_may_change_the_newest_alone_is_told_and_a_final_line_takes_it_b
 }
 
 #[test]
+fn what_a_final_line_leaves_of_a_guess_stands_until_the_next_one() {
+    for (guess, settled, left) in [
+        (
+            "Good mourning every body",
+            "Good morning,\neverybody",
+            "body",
+        ),
+        ("Good morning.", "Good morning.", ""),
+        ("Good", "Good morning.", ""),
+        ("皆さん、こんばんは。始め", "皆さん、こんばんは。", "始め"),
+    ] {
+        let feed = Feed::new("", 10);
+        let mut viewer = feed.viewer(None);
+        feed.take(partial(0, guess));
+        all(&mut viewer);
+
+        feed.take(line(0, settled));
+
+        let told = all(&mut viewer);
+        assert_eq!(names(&told), ["line", "partial"]);
+        let wanted = if left.is_empty() {
+            json!(null)
+        } else {
+            json!(left)
+        };
+        let partial = data(&told[1]);
+        assert_eq!(partial.get("text").unwrap_or(&json!(null)), &wanted);
+        feed.take(Update::Status(Status::Ended));
+        assert_eq!(data(&all(&mut viewer)[0]), json!(null));
+    }
+}
+
+#[test]
 fn who_comes_back_hears_what_was_missed_and_nothing_twice() {
     let feed = Feed::new("", 10);
     for text in ["one", "two", "three"] {
@@ -86,6 +119,13 @@ fn who_comes_back_hears_what_was_missed_and_nothing_twice() {
 
     let after = all(&mut feed.viewer(Some(&id)));
 
+    assert_eq!(names(&after), ["hello", "line", "line", "ready"]);
+    // A guess that was there is taken back from one who comes back, and not told to one who never saw it.
+    feed.take(partial(0, "fi"));
+    feed.take(partial(0, ""));
+    let back = all(&mut feed.viewer(Some(&id)));
+    assert_eq!(names(&back), ["hello", "line", "line", "partial", "ready"]);
+    assert!(!names(&all(&mut feed.viewer(None))).contains(&"partial"));
     assert_eq!(data(&after[0])["resumed"], true);
     assert_eq!(texts(&after), ["three", "four"]);
 }
@@ -221,6 +261,40 @@ fn a_relabel_with_times_means_the_lines_between_them() {
 }
 
 #[test]
+fn colours_are_for_those_who_are_seen_and_news_is_what_changes_something() {
+    let feed = Feed::new("", 10);
+    let mut viewer = feed.viewer(None);
+    all(&mut viewer);
+
+    // A diarizer mends turns before their words are there.
+    let early = relabel("speaker-1", Some("speaker-2"), Some("Speaker 2"));
+    feed.take(Update::Relabel(between(early, 2_000, 3_000)));
+    feed.take(Update::Final(by(said(0, "a"), "speaker-1", "Speaker 1")));
+    feed.take(Update::Final(by(
+        said(2_000, "b"),
+        "speaker-1",
+        "Speaker 1",
+    )));
+    feed.take(Update::Relabel(relabel(
+        "speaker-1",
+        None,
+        Some("Speaker 1"),
+    )));
+
+    let told = all(&mut viewer);
+    assert_eq!(names(&told), ["line", "line"]);
+    let speaker = |n: usize| data(&told[n])["speaker"].clone();
+    assert_eq!(
+        speaker(0),
+        json!({"id": "speaker-1", "name": "Speaker 1", "colour": 0})
+    );
+    assert_eq!(
+        speaker(1),
+        json!({"id": "speaker-2", "name": "Speaker 2", "colour": 1})
+    );
+}
+
+#[test]
 fn a_closed_feed_is_heard_to_its_end() {
     let feed = Feed::new("", 10);
     let mut viewer = feed.viewer(None);
@@ -246,6 +320,34 @@ fn a_closed_feed_is_heard_to_its_end() {
         data(status),
         json!({"state": "failed", "why": "no such device"})
     );
+}
+
+#[test]
+fn the_last_words_are_heard_whenever_the_feed_is_closed_behind_them() {
+    for _ in 0..2_000 {
+        let feed = Feed::new("", 10);
+        let mut viewer = feed.viewer(None);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+
+        let mut heard = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                feed.take(Update::Status(Status::Ended));
+                feed.close();
+            });
+            runtime.block_on(async {
+                while let Some(event) = viewer.next().await {
+                    heard.push(event);
+                }
+            });
+        });
+
+        // It came with the greeting or behind it.
+        assert!(heard.iter().any(|e| e.data.contains("ended")), "{heard:?}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -139,6 +139,52 @@ fn a_guess_is_grey_and_settles_into_black() {
 }
 
 #[test]
+fn text_settles_without_vanishing_for_a_moment() {
+    let _guard = one_at_a_time();
+    let Some(browser) = Browser::open() else {
+        return;
+    };
+    let served = Served::new("talk", 100);
+    served.feed.take(Update::Status(Status::Live));
+    browser.go(&served.url());
+    eventually("it is live", || status(&browser) == "Live");
+    // What stands there each time the window is drawn.
+    browser.run(
+        "window.drawn = []; const look = () => { drawn.push(document.getElementById('log').innerText.replace(/\\s+/g, ' ').length); \
+         requestAnimationFrame(look) }; look()",
+    );
+
+    let words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen";
+    let words: Vec<&str> = words.split(' ').collect();
+    let mut settled = 0;
+    for n in 1..=words.len() {
+        served
+            .feed
+            .take(partial(settled as u64 * 300, &words[settled..n].join(" ")));
+        eventually("the guess is shown", || {
+            guess(&browser) == words[settled..n].join(" ")
+        });
+        if n - settled == 5 {
+            served
+                .feed
+                .take(line(settled as u64 * 300, &words[settled..n - 2].join(" ")));
+            settled = n - 2;
+            // The element's next guess comes in a message of its own.
+            eventually("the rest stands there", || {
+                guess(&browser) == words[settled..n].join(" ")
+            });
+        }
+    }
+
+    assert!(browser.number("return drawn.length") > 10.0);
+    assert!(
+        browser.holds("return drawn.every((n, i) => i === 0 || n >= drawn[i - 1])"),
+        "{}",
+        browser.run("return drawn")
+    );
+}
+
+#[test]
 fn each_speaker_has_a_name_and_a_colour_that_can_be_read_in_both_schemes() {
     let _guard = one_at_a_time();
     let Some(browser) = Browser::open() else {
