@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Chromium without a screen, driven through chromedriver: W3C WebDriver, which is JSON over HTTP.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
 use serde_json::{Value, json};
 
 use super::common::runs;
@@ -102,7 +105,21 @@ impl Browser {
 
     /// Opens a file and waits until it has been read.
     pub fn show(&self, page: &Path) {
-        self.command("url", &json!({"url": url_of(page)}));
+        self.go(&url_of(page));
+    }
+
+    /// Opens an address and waits until what is there has been read.
+    pub fn go(&self, url: &str) {
+        self.command("url", &json!({"url": url}));
+    }
+
+    /// What the window shows, as PNG.
+    pub fn picture(&self) -> Vec<u8> {
+        let answer = self.devtools("Page.captureScreenshot", &json!({"format": "png"}));
+        let text = answer["data"].as_str().unwrap();
+        base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .unwrap()
     }
 
     /// What the body of a function returns; `arguments` are its `arguments`.
