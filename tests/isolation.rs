@@ -1860,9 +1860,19 @@ fn messages() -> impl Strategy<Value = Message> {
         any::<bool>(),
         words(),
         proptest::collection::vec(words(), 0..5),
+        proptest::collection::vec(any::<u32>(), 0..219),
+        any::<u32>(),
     )
         .prop_map(
-            |((job, area, samples), language, translate, prompt, vocabulary)| Job {
+            |(
+                (job, area, samples),
+                language,
+                translate,
+                prompt,
+                vocabulary,
+                prefix,
+                most_tokens,
+            )| Job {
                 job,
                 area,
                 samples,
@@ -1877,6 +1887,8 @@ fn messages() -> impl Strategy<Value = Message> {
                 },
                 prompt,
                 vocabulary,
+                prefix,
+                most_tokens,
             },
         );
     let spec = (words(), words(), any::<(Option<u32>, u32, bool, i32)>()).prop_map(

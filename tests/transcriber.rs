@@ -1175,9 +1175,11 @@ fn the_probe_of_transcriberbin_is_answered_and_loads_nothing_twice() {
 }
 
 #[test]
-fn a_live_source_works_and_gets_one_warning() {
+fn a_live_source_that_is_heard_as_a_file_gets_one_warning() {
     says("live", "hello");
-    let mut h = gst_check::Harness::with_element(&transcriber("live"), Some("sink"), Some("src"));
+    let element = transcriber("live");
+    element.set_property_from_str("mode", "file");
+    let mut h = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
     let bus = gst::Bus::new();
     h.element().unwrap().set_bus(Some(&bus));
     h.set_src_caps_str(F32_16K);

@@ -83,6 +83,11 @@ impl FakeSpeech {
         Self::new(move |window, _| Ok(spread(&text, window)))
     }
 
+    /// Hears words: a stretch of sound at a level of 0.02 to 0.99 is the word `w2` to `w99`, wherever in a window it is.
+    pub fn hearing() -> Self {
+        Self::new(|window, _| Ok(hear(window)))
+    }
+
     /// Makes it known: the property `model` takes it as `fake:NAME`.
     pub fn register(self, name: &str) -> Self {
         models()
@@ -90,6 +95,73 @@ impl FakeSpeech {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.into(), self.clone());
         self
+    }
+}
+
+/// Samples that a level is measured over: 10 ms.
+const HEARD_BLOCK: usize = 160;
+/// A hole in a word, in blocks.
+const HEARD_HOLE: usize = 4;
+/// Shortest word that is heard, in blocks.
+const HEARD_LEAST: usize = 6;
+
+/// See [`FakeSpeech::hearing`]: the words behind the window's prefix, and the prefix where it was said.
+fn hear(window: &Window) -> Decoded {
+    let level = |block: &[f32]| {
+        let loudest = block.iter().fold(0.0f32, |a, s| a.max(s.abs()));
+        if loudest < 0.015 {
+            0
+        } else {
+            (loudest * 100.0).round() as u32
+        }
+    };
+    let mut levels: Vec<u32> = window.samples.chunks(HEARD_BLOCK).map(level).collect();
+    // A lost buffer does not make two words of one.
+    for n in 1..levels.len() {
+        let next = levels.iter().skip(n).take(HEARD_HOLE + 1).copied();
+        if levels[n] == 0 && next.into_iter().any(|l| l == levels[n - 1]) {
+            levels[n] = levels[n - 1];
+        }
+    }
+    let mut heard: Vec<Token> = Vec::new();
+    let mut at = 0;
+    for run in levels.chunk_by(|a, b| a == b) {
+        let (start, end) = (at * HEARD_BLOCK, (at + run.len()) * HEARD_BLOCK);
+        at += run.len();
+        if run[0] > 0 && run.len() >= HEARD_LEAST {
+            heard.push(Token {
+                id: 1000 + run[0],
+                bytes: format!(" w{}", run[0]).into_bytes(),
+                probability: 0.9,
+                start: Some(start as u32),
+                end: Some(end as u32),
+            });
+        }
+    }
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut from = 0;
+    for id in &window.prefix {
+        let found = heard[from..].iter().position(|t| t.id == *id);
+        let token = found.map(|n| heard[from + n].clone());
+        from += found.map_or(0, |n| n + 1);
+        let before = tokens.last().and_then(|t| t.end);
+        tokens.push(token.unwrap_or_else(|| Token {
+            id: *id,
+            bytes: format!(" w{}", id.saturating_sub(1000)).into_bytes(),
+            probability: 1.0,
+            start: before.or(Some(0)),
+            end: before.or(Some(0)),
+        }));
+    }
+    tokens.extend(heard.drain(from..));
+    Decoded {
+        alignment_end: tokens.last().and_then(|t| t.end),
+        tokens,
+        language: "en".into(),
+        sot_no_speech: 0.01,
+        avg_logprob: -0.2,
+        gaps: Vec::new(),
+        temperature: 0.0,
     }
 }
 
@@ -146,11 +218,13 @@ pub fn speech(name: &str) -> Option<FakeSpeech> {
 }
 
 /// A model for processes that nobody can register one in, such as gst-launch-1.0:
-/// `card=0,weights=4400,lane=750,load=20,says=one+two,gate=FILE`. Sizes in MiB, the load in milliseconds; a window waits
+/// `card=0,weights=4400,lane=750,load=20,takes=30,says=one+two,hears=1,gate=FILE`. Sizes in MiB, the load and a window in
+/// milliseconds; a window waits
 /// until the file is there, or until nobody wants it any more.
 fn described(name: &str) -> Option<FakeSpeech> {
     let mut text = String::new();
     let mut gate = None;
+    let mut hears = false;
     let mut fake = FakeSpeech::saying("");
     for part in name.split(',') {
         let (key, value) = part.split_once('=')?;
@@ -160,6 +234,8 @@ fn described(name: &str) -> Option<FakeSpeech> {
             "weights" => fake.footprint.weights_bytes = number()? << 20,
             "lane" => fake.footprint.lane_bytes = number()? << 20,
             "load" => fake.load_delay = Duration::from_millis(number()?),
+            "hears" => hears = true,
+            "takes" => fake.delay = Duration::from_millis(number()?),
             "says" => text = value.replace('+', " "),
             "gate" => gate = Some(std::path::PathBuf::from(value)),
             _ => return None,
@@ -172,7 +248,11 @@ fn described(name: &str) -> Option<FakeSpeech> {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(spread(&text, window))
+        Ok(if hears {
+            hear(window)
+        } else {
+            spread(&text, window)
+        })
     });
     Some(fake)
 }

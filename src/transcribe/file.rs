@@ -467,6 +467,8 @@ pub struct SessionStats {
     pub refused: u64,
     /// Words given out.
     pub words: u64,
+    /// Questions that the models have yet to answer.
+    pub in_work: u64,
 }
 
 impl Add for SessionStats {
@@ -480,6 +482,7 @@ impl Add for SessionStats {
             decoded_again: self.decoded_again + other.decoded_again,
             refused: self.refused + other.refused,
             words: self.words + other.words,
+            in_work: self.in_work + other.in_work,
         }
     }
 }
@@ -635,7 +638,13 @@ impl Session {
 
     /// What was done so far.
     pub fn stats(&self) -> SessionStats {
-        self.stats.clone()
+        let vad = self.pieces.iter().filter(|p| p.vad.is_some()).count();
+        let parts = self.in_flight.iter().flat_map(|f| &f.parts);
+        let asked = parts.filter(|p| p.ticket.is_some()).count();
+        SessionStats {
+            in_work: (vad + asked) as u64,
+            ..self.stats.clone()
+        }
     }
 
     /// The process that the speech model runs in; `None` for ours.

@@ -237,8 +237,7 @@ impl Session {
 
     /// Whether a model has yet to answer: for those who have time of their own.
     pub fn is_waiting(&self) -> bool {
-        let waits = |p: &Piece| p.vad.is_some() || p.asked.is_some();
-        self.pieces.iter().any(waits)
+        self.stats().in_work > 0
     }
 
     /// No word will come that begins before this.
@@ -248,7 +247,12 @@ impl Session {
 
     /// What was done so far.
     pub fn stats(&self) -> SessionStats {
-        self.stats.clone()
+        let vad = self.pieces.iter().filter(|p| p.vad.is_some()).count();
+        let asked = self.pieces.iter().filter(|p| p.asked.is_some()).count();
+        SessionStats {
+            in_work: (vad + asked) as u64,
+            ..self.stats.clone()
+        }
     }
 
     /// The process that the speech model runs in; `None` for ours.
@@ -411,7 +415,7 @@ impl Session {
                 }
             }
         }
-        if let Some(ask) = piece.policy.next() {
+        if let Some(ask) = piece.policy.question() {
             self.stats.windows += 1;
             piece.asked = Some(self.submit(piece, ask));
         }

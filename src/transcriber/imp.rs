@@ -68,6 +68,7 @@ struct State {
     engine: Engine,
     stats: SessionStats,
     model: Option<ModelStats>,
+    max_delay_ms: u32,
     process: Option<ProcessStats>,
     segment_seen: bool,
     way: Way,
@@ -154,6 +155,19 @@ impl Transcriber {
         let mut state = self.state();
         state.stats = stats.clone();
         state.process = process;
+    }
+
+    /// Words of a live stream have left so long after their sound.
+    pub(super) fn observe_delay(&self, ms: u32) {
+        let longer = {
+            let mut state = self.state();
+            let longer = ms > state.max_delay_ms;
+            state.max_delay_ms = state.max_delay_ms.max(ms);
+            longer
+        };
+        if longer {
+            self.obj().notify("max-observed-delay");
+        }
     }
 
     pub(super) fn set_model_stats(&self, stats: ModelStats) {
@@ -415,12 +429,14 @@ impl Transcriber {
             state.model.take(),
             state.process,
         );
+        let max_delay_ms = state.max_delay_ms;
         // What the last run did can still be read.
         *state = State {
             engine,
             stats,
             model,
             process,
+            max_delay_ms,
             ..State::default()
         };
     }
@@ -439,6 +455,7 @@ impl Transcriber {
             .field("decoded-again", stats.decoded_again)
             .field("refused", stats.refused)
             .field("words", stats.words)
+            .field("in-work", stats.in_work)
             .field(
                 "buffered-seconds",
                 self.ear.inbox().waiting() as f64 / 16_000.0,
@@ -561,6 +578,9 @@ impl ObjectImpl for Transcriber {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         if pspec.name() == "stats" {
             return self.stats().to_value();
+        }
+        if pspec.name() == "max-observed-delay" {
+            return self.state().max_delay_ms.to_value();
         }
         let value = self.settings().get(pspec);
         value.unwrap_or_else(|| pspec.default_value().clone())

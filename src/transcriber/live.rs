@@ -9,8 +9,11 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::imp::{CAT, Way};
+use super::load::Loading;
 use super::output::Output;
-use super::worker::{Stop, Stream, Worker};
+use super::worker::{Placed, Stop, Stream, Worker};
+use crate::audio::SampleIndex;
+use crate::intake::inbox::Take;
 use crate::messages;
 use crate::registry::Degraded;
 use crate::transcribe::file::{Models, SessionParams};
@@ -24,6 +27,8 @@ pub(super) const LIVE_TICK: Duration = Duration::from_millis(100);
 /// Without sound for so long, what was said is complete.
 const STALL: Duration = Duration::from_millis(700);
 const SAMPLES_A_MS: u64 = 16;
+/// Live sound that is kept until there are models, in samples: half a minute.
+const MOST_EARLY: u64 = 30_000 * SAMPLES_A_MS;
 
 /// See the module.
 #[derive(Debug)]
@@ -45,27 +50,101 @@ impl Live {
     }
 }
 
+impl Stream {
+    /// What is settled while there is no session: what was due.
+    pub(super) fn settled_without_sessions(&self) -> SampleIndex {
+        match &self.live {
+            Some(live) if live.paced && !self.early.is_empty() => {
+                SampleIndex(self.end.0.saturating_sub(live.due_ms * SAMPLES_A_MS))
+            }
+            Some(_) if !self.early.is_empty() => SampleIndex(0),
+            _ => self.end,
+        }
+    }
+
+    /// Keeps sound until there are models: no more of it than could still give words in time.
+    pub(super) fn hold(&mut self, placed: Placed) {
+        self.early.push_back(placed);
+        while let Some(first) = self.early.front()
+            && self.end.since(first.end()) > MOST_EARLY
+        {
+            self.early.pop_front();
+        }
+    }
+}
+
 impl Worker {
+    /// Whether the stream is live, as far as is known.
+    pub(super) fn is_live(&self) -> bool {
+        let element = self.element.upgrade();
+        element.is_some_and(|e| matches!(e.imp().way(), Way::Live { .. }))
+    }
+
+    /// Sound has come to a stream: notes whether it is live.
+    pub(super) fn be_live(&self, stream: &mut Stream) {
+        if let Some(live) = &mut stream.live {
+            live.heard();
+            return;
+        }
+        if !stream.sessions.is_empty() {
+            return;
+        }
+        let Some(element) = self.element.upgrade() else {
+            return;
+        };
+        if let Way::Live { paced } = element.imp().way() {
+            stream.live = Some(Live {
+                paced,
+                heard: Instant::now(),
+                stalled: false,
+                due_ms: element.imp().due_ms(),
+                skipped: 0,
+            });
+        }
+    }
+
+    /// The models have come: what was heard meanwhile is worked on.
+    pub(super) fn catch_up(&self, stream: &mut Stream, loading: &Loading) {
+        let Some(loaded) = loading.loaded() else {
+            return;
+        };
+        for placed in std::mem::take(&mut stream.early) {
+            self.give(stream, &placed, loaded);
+        }
+    }
+
+    /// Until the models have come.
+    pub(super) fn wait_for_models(
+        &self,
+        stream: &mut Stream,
+        loading: &mut Loading,
+    ) -> Result<(), Stop> {
+        while loading.loaded().is_none() && !stream.early.is_empty() {
+            match self.inbox.take(self.epoch, false, LIVE_TICK) {
+                Take::Shutdown | Take::Flushed { .. } => return Err(Stop::Interrupted),
+                Take::Item(_) | Take::Nothing => {
+                    if self.element.upgrade().is_none() {
+                        return Err(Stop::Interrupted);
+                    }
+                }
+            }
+            if loading.poll(self)? {
+                self.catch_up(stream, loading);
+            }
+        }
+        Ok(())
+    }
+
     /// A session for one more channel of a stream that is live; `None` for a file.
     pub(super) fn live_session(
         &self,
-        stream: &mut Stream,
+        stream: &Stream,
         params: &SessionParams,
         models: &Arc<Models>,
         wake: &Arc<impl Fn() + Send + Sync + 'static>,
     ) -> Option<Session> {
-        let element = self.element.upgrade()?;
-        let Way::Live { paced } = element.imp().way() else {
-            return None;
-        };
-        let due_ms = element.imp().due_ms();
-        stream.live.get_or_insert(Live {
-            paced,
-            heard: Instant::now(),
-            stalled: false,
-            due_ms,
-            skipped: 0,
-        });
+        let live = stream.live.as_ref()?;
+        let (paced, due_ms) = (live.paced, live.due_ms);
         let live = LiveParams {
             step: u64::from(self.settings.step_ms) * SAMPLES_A_MS,
             latency: paced.then_some(due_ms * SAMPLES_A_MS),

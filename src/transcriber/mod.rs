@@ -3,6 +3,7 @@
 
 mod imp;
 mod live;
+mod load;
 mod output;
 pub(crate) mod settings;
 mod speakers;

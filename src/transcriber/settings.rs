@@ -309,6 +309,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
         count("step", "Step", "Live: new sound between two decodings while somebody speaks, in milliseconds. Shorter is sooner and costs as much more; wider where the machine is too slow", 200..=10_000, d.step_ms),
         count("max-buffered", "Buffered sound", "Sound that waits in the element before upstream is held, in milliseconds", 1_000..=600_000, d.max_buffered_ms),
         flag("post-messages", "Post messages", "Post scribe/transcript and scribe/progress element messages", d.post_messages),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, layout of the model's files (ggml; scribe: our own graphs; optimum: an export, which is slower), whether it gives word times (else they are spread over the speech), seconds of sound and of speech, windows, windows decoded again, words; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
+        glib::ParamSpecUInt::builder("max-observed-delay").nick("Longest delay").blurb("Live: the longest time from the end of a word's sound until it left, in milliseconds; notified when it grows").read_only().build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats").nick("Statistics").blurb("Engine, instruction sets, layout of the model's files (ggml; scribe: our own graphs; optimum: an export, which is slower), whether it gives word times (else they are spread over the speech), seconds of sound and of speech, windows, windows decoded again, words, questions in work; with isolation=process the worker's process id (0: none now) and restarts").read_only().build(),
     ]
 }

@@ -4,7 +4,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gst::glib;
 use gst::prelude::*;
 use serde::Serialize;
 
@@ -207,8 +206,6 @@ impl Unsynced {
 
 impl std::fmt::Debug for Unsynced {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Unsynced")
-            .field(&glib::GString::from(self.pad.name()))
-            .finish()
+        f.debug_tuple("Unsynced").field(&self.pad.name()).finish()
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -16,28 +15,23 @@ use gst::subclass::prelude::*;
 
 use super::imp::CAT;
 use super::live::{LIVE_TICK, Live};
+use super::load::{Loaded, Loading};
 use super::output::{Out, Output};
 use super::settings::Settings;
 use super::speakers::Speakers;
-use super::{IsolationSetting, TaskSetting};
-use crate::audio::{SampleIndex, StreamNs, Timeline};
+use crate::audio::{Placement, SAMPLE_RATE, SampleIndex, StreamNs, Timeline};
 use crate::error::engine_error;
-use crate::inference::isolated::Isolation;
-use crate::inference::{CancelToken, EngineError};
+use crate::inference::CancelToken;
 use crate::intake::inbox::{Inbox, Item, Sound, Take};
 use crate::intake::segment_map;
 use crate::messages;
 use crate::registry::limit::human_bytes;
-use crate::registry::{Degraded, Kind, Registry, VadSpec, Whisper, WhisperSpec};
-use crate::transcribe::file::{
-    self, Models, SessionParams, SessionStats, Spoken, fallback_specs, speech_spec, vad_spec,
-};
+use crate::registry::{Degraded, Registry};
+use crate::transcribe::file::{self, Models, SessionStats, Spoken};
 use crate::transcribe::session::Session;
 use crate::transcript::Word;
 use crate::transcript::cues::{self, Bounds, CueStyle};
 
-/// How often a wait for models looks at its cancel token.
-const CANCEL_POLL: Duration = Duration::from_millis(20);
 /// How long the worker sleeps when nothing happens: answers and input wake it.
 const TICK: Duration = Duration::from_millis(500);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -67,7 +61,7 @@ pub(super) struct Stream {
     next_segment: u64,
     previous_end: Option<StreamNs>,
     /// End of the sound so far.
-    end: SampleIndex,
+    pub end: SampleIndex,
     /// Played backwards: its sound gives no text.
     backwards: bool,
     /// Tags and custom events, with the sample they came before: they leave in their place between the words.
@@ -76,12 +70,24 @@ pub(super) struct Stream {
     speakers: Option<Speakers>,
     /// Words that wait for their speakers.
     held: VecDeque<Spoken>,
+    /// Live sound that came before the models.
+    pub early: VecDeque<Placed>,
 }
 
-/// The models, and what the session works by.
-struct Loaded {
-    models: Arc<Models>,
-    params: SessionParams,
+/// Sound, or a hole without any, and where it lies.
+pub(super) struct Placed {
+    place: Placement,
+    trim: usize,
+    channels: Vec<Vec<f32>>,
+}
+
+impl Placed {
+    pub(super) fn end(&self) -> SampleIndex {
+        let samples = self.channels.iter().map(Vec::len).max().unwrap_or(0);
+        self.place
+            .start
+            .plus((samples - self.trim.min(samples)) as u64)
+    }
 }
 
 /// Why the worker stops what it does.
@@ -166,15 +172,28 @@ impl Worker {
         let mut stream: Option<Stream> = None;
         let mut report = Report::new();
         let mut segment: Option<gst::FormattedSegment<gst::ClockTime>> = None;
-        let loaded = match self.load() {
-            Ok(loaded) => loaded,
+        let mut loading = match self.begin_loading() {
+            Ok(loading) => loading,
             Err(stop) => return stop,
         };
         loop {
-            let wants = stream.as_mut().is_none_or(Stream::wants_input);
+            match loading.poll(self) {
+                Ok(true) => {
+                    if let Some(stream) = &mut stream {
+                        self.catch_up(stream, &loading);
+                    }
+                }
+                Ok(false) => {}
+                Err(stop) => return stop,
+            }
+            // Live sound waits for nobody: text may be due before there are models.
+            let wants = match loading.loaded() {
+                Some(_) => stream.as_mut().is_none_or(Stream::wants_input),
+                None => self.is_live(),
+            };
             let tick = match &stream {
-                Some(Stream { live: Some(_), .. }) => LIVE_TICK,
-                _ => TICK,
+                Some(Stream { live: None, .. }) if loading.loaded().is_some() => TICK,
+                _ => LIVE_TICK,
             };
             match self.inbox.take(self.epoch, wants, tick) {
                 Take::Shutdown | Take::Flushed { .. } => return Stop::Interrupted,
@@ -185,14 +204,17 @@ impl Worker {
                 }
                 Take::Item(Item::Sound(sound)) => {
                     let stream = stream.get_or_insert_with(|| Stream::new(&segment, self.diarized));
-                    if let Err(stop) = self.sound(stream, sound, &loaded) {
-                        return stop;
-                    }
+                    self.sound(stream, sound, &loading);
                 }
                 Take::Item(Item::Event(event)) => {
-                    if let Err(stop) =
-                        self.event(event, &mut stream, &mut segment, output, &mut report)
-                    {
+                    if let Err(stop) = self.event(
+                        event,
+                        &mut stream,
+                        &mut segment,
+                        output,
+                        &mut report,
+                        &mut loading,
+                    ) {
                         return stop;
                     }
                 }
@@ -208,52 +230,6 @@ impl Worker {
         }
     }
 
-    /// Leases on the models, with PROGRESS messages while they load.
-    fn load(&self) -> Result<Loaded, Stop> {
-        let progress = |kind: gst::ProgressType, text: &str| {
-            if let Some(element) = self.element.upgrade() {
-                let message = gst::message::Progress::builder(kind, "scribe-model", text)
-                    .src(&element)
-                    .build();
-                let _ = element.post_message(message);
-            }
-        };
-        progress(gst::ProgressType::Start, "Loading the models");
-        if !self.settings.memory_limit.is_empty()
-            && let Ok(limit) = self.settings.memory_limit.parse()
-            && let Err(why) = self.registry.lower_limit(limit)
-            && let Some(element) = self.element.upgrade()
-        {
-            gst::element_warning!(element, gst::LibraryError::Settings, ("{why}"));
-        }
-        let outcome = self.find_models().and_then(|params| {
-            let models = Models::acquire(&self.registry, &params, &self.cancel)?;
-            Ok((models, params))
-        });
-        match outcome {
-            Ok((models, params)) => {
-                progress(gst::ProgressType::Complete, "The models are loaded");
-                if let Some(element) = self.element.upgrade() {
-                    gst::info!(CAT, obj = element, "{}", models.describe());
-                    element.imp().set_engine(&models);
-                    self.tell_degraded(&element, &models);
-                }
-                Ok(Loaded {
-                    models: Arc::new(models),
-                    params,
-                })
-            }
-            Err(EngineError::Cancelled) => {
-                progress(gst::ProgressType::Canceled, "Loading was stopped");
-                Err(Stop::Interrupted)
-            }
-            Err(error) => {
-                progress(gst::ProgressType::Error, &error.to_string());
-                Err(Stop::Error(engine_error(&error)))
-            }
-        }
-    }
-
     /// Tells how the models fare: not with each piece of sound, for it takes locks that lanes want.
     fn look_at(&self, element: &super::Transcriber, models: &Models) {
         self.tell_degraded(element, models);
@@ -261,7 +237,7 @@ impl Worker {
     }
 
     /// Tells what was given up to go on.
-    fn tell_degraded(&self, element: &super::Transcriber, models: &Models) {
+    pub(super) fn tell_degraded(&self, element: &super::Transcriber, models: &Models) {
         self.tell_given_up(element, models.degraded());
     }
 
@@ -285,88 +261,11 @@ impl Worker {
         }
     }
 
-    /// Finds the models' files and compares their digests: seconds for a large one, so on a thread that can
-    /// be left behind.
-    fn find_models(&self) -> Result<SessionParams, EngineError> {
-        let settings = self.settings.clone();
-        let (tell, told) = std::sync::mpsc::channel();
-        let find = move || {
-            let spec = |model: &str, device: &str| {
-                let isolation = isolation(settings.isolation);
-                speech_spec(
-                    model,
-                    settings.engine.asked(),
-                    device,
-                    settings.threads,
-                    settings.word_times,
-                    isolation,
-                )
-            };
-            let (mut fallback, mut given_up) =
-                fallback_specs(&settings.fallback, &settings.model, &settings.device, spec);
-            let mut speech = spec(&settings.model, &settings.device);
-            if let Err(error) = &speech
-                && !fallback.is_empty()
-            {
-                given_up.push(Degraded {
-                    what: "speech model".into(),
-                    from: settings.model.clone(),
-                    to: Whisper::name(&fallback[0]),
-                    reason: error.to_string(),
-                });
-                speech = Ok(fallback.remove(0));
-            }
-            let found = speech.and_then(|speech| {
-                let vad = settings
-                    .vad
-                    .then(|| vad_spec(&settings.vad_model))
-                    .transpose()?;
-                let mut params = session_params(&settings, speech, vad);
-                params.fallback = fallback;
-                params.given_up = given_up;
-                Ok(params)
-            });
-            // Nobody listens any more after a flush or a shutdown.
-            let _ = tell.send(found);
-        };
-        let spawned = std::thread::Builder::new()
-            .name("scribe-find".into())
-            .spawn(find);
-        let failed = |why: String| EngineError::Failed {
-            what: "looking for the models".into(),
-            why,
-        };
-        spawned.map_err(|e| failed(e.to_string()))?;
-        loop {
-            match told.recv_timeout(CANCEL_POLL) {
-                Ok(found) => return found,
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(failed("its thread panicked".into()));
-                }
-                Err(RecvTimeoutError::Timeout) if self.cancel.is_cancelled() => {
-                    return Err(EngineError::Cancelled);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-
-    fn sound(&self, stream: &mut Stream, sound: Sound, loaded: &Loaded) -> Result<(), Stop> {
+    /// Sound has its place in the stream, and goes to a session for each channel.
+    fn sound(&self, stream: &mut Stream, sound: Sound, loading: &Loading) {
         let samples = sound.channels.iter().map(Vec::len).max().unwrap_or(0);
         if (samples == 0 && !sound.discont) || stream.backwards {
-            return Ok(());
-        }
-        while stream.sessions.len() < sound.channels.len() {
-            let inbox = Arc::clone(&self.inbox);
-            let wake = Arc::new(move || inbox.poke());
-            let models = Arc::clone(&loaded.models);
-            let params = loaded.params.clone();
-            let session = match self.live_session(stream, &loaded.params, &loaded.models, &wake) {
-                Some(session) => session,
-                None => Session::File(Box::new(file::Session::new(models, params, wake))),
-            };
-            stream.sessions.push(session);
-            stream.pending.push(Vec::new());
+            return;
         }
         let place = stream.timeline.place(
             sound.pts.map(gst::ClockTime::nseconds),
@@ -376,21 +275,48 @@ impl Worker {
         let trim = usize::try_from(place.trim_front)
             .unwrap_or(usize::MAX)
             .min(samples);
-        for (session, channel) in stream.sessions.iter_mut().zip(&sound.channels) {
+        stream.end = place.start.plus((samples - trim) as u64);
+        let placed = Placed {
+            place,
+            trim,
+            channels: sound.channels,
+        };
+        self.be_live(stream);
+        match loading.loaded() {
+            Some(loaded) => self.give(stream, &placed, loaded),
+            None => stream.hold(placed),
+        }
+    }
+
+    /// Hands sound, or a hole without any, to the sessions.
+    pub(super) fn give(&self, stream: &mut Stream, placed: &Placed, loaded: &Loaded) {
+        while stream.sessions.len() < placed.channels.len() {
+            let inbox = Arc::clone(&self.inbox);
+            let wake = Arc::new(move || inbox.poke());
+            let models = Arc::clone(&loaded.models);
+            let params = loaded.params.clone();
+            let session = match self.live_session(stream, &params, &models, &wake) {
+                Some(session) => session,
+                None => Session::File(Box::new(file::Session::new(models, params, wake))),
+            };
+            stream.sessions.push(session);
+            stream.pending.push(Vec::new());
+        }
+        let place = &placed.place;
+        for (n, session) in stream.sessions.iter_mut().enumerate() {
             if place.new_piece {
                 session.end_piece();
             }
-            if place.silence_before > 0 {
+            // A hole with nothing behind it is silence, unless it ends the piece.
+            let bridges = !placed.channels.is_empty() || !place.new_piece;
+            if place.silence_before > 0 && bridges {
                 let at = SampleIndex(place.start.0 - place.silence_before.min(place.start.0));
                 session.push_silence(at, place.silence_before);
             }
-            session.push(place.start, channel.get(trim..).unwrap_or_default());
+            if let Some(channel) = placed.channels.get(n) {
+                session.push(place.start, channel.get(placed.trim..).unwrap_or_default());
+            }
         }
-        stream.end = place.start.plus((samples - trim) as u64);
-        if let Some(live) = &mut stream.live {
-            live.heard();
-        }
-        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)] // The parts of one epoch, which live in its loop.
@@ -401,10 +327,22 @@ impl Worker {
         segment: &mut Option<gst::FormattedSegment<gst::ClockTime>>,
         output: &mut Output,
         report: &mut Report,
+        loading: &mut Loading,
     ) -> Result<(), Stop> {
         let Some(element) = self.element.upgrade() else {
             return Err(Stop::Interrupted);
         };
+        // What has to be drained waits for the models.
+        let drains = matches!(
+            event.type_(),
+            gst::EventType::Segment
+                | gst::EventType::StreamStart
+                | gst::EventType::Eos
+                | gst::EventType::SegmentDone
+        );
+        if drains && let Some(stream) = stream {
+            self.wait_for_models(stream, loading)?;
+        }
         match event.view() {
             gst::EventView::Segment(e) => {
                 let Some(new) = e.segment().downcast_ref::<gst::ClockTime>() else {
@@ -451,7 +389,7 @@ impl Worker {
                     return Ok(());
                 };
                 let stream = stream.get_or_insert_with(|| Stream::new(segment, self.diarized));
-                self.silence(stream, pts, duration);
+                self.silence(stream, pts, duration, loading);
             }
             gst::EventView::StreamStart(_) => {
                 if let Some(stream) = stream {
@@ -508,15 +446,23 @@ impl Worker {
     }
 
     /// A GAP is silence; a long one ends the piece.
-    fn silence(&self, stream: &mut Stream, pts: gst::ClockTime, duration: gst::ClockTime) {
+    fn silence(
+        &self,
+        stream: &mut Stream,
+        pts: gst::ClockTime,
+        duration: gst::ClockTime,
+        loading: &Loading,
+    ) {
         let place = stream.timeline.gap(pts.nseconds(), duration.nseconds());
-        for session in &mut stream.sessions {
-            if place.new_piece {
-                session.end_piece();
-            } else if place.silence_before > 0 {
-                let at = SampleIndex(place.start.0 - place.silence_before.min(place.start.0));
-                session.push_silence(at, place.silence_before);
-            }
+        let placed = Placed {
+            place,
+            trim: 0,
+            channels: Vec::new(),
+        };
+        self.be_live(stream);
+        match loading.loaded() {
+            Some(loaded) => self.give(stream, &placed, loaded),
+            None => stream.hold(placed),
         }
         stream.end = stream.end.max(place.start);
     }
@@ -576,7 +522,7 @@ impl Worker {
             .filter(|session| !session.is_idle())
             .map(Session::settled_until)
             .min()
-            .unwrap_or(stream.end);
+            .unwrap_or_else(|| stream.settled_without_sessions());
         let mut ready: Vec<(usize, Spoken)> = Vec::new();
         for (channel, pending) in stream.pending.iter_mut().enumerate() {
             let complete = pending
@@ -682,6 +628,11 @@ impl Worker {
         let id = speaker
             .as_ref()
             .map(|s| s.to_ascii_lowercase().replace(' ', "-"));
+        if stream.live.is_some() {
+            let late = stream.end.since(spoken.end) * 1000 / u64::from(SAMPLE_RATE);
+            let late = late.min(u64::from(u32::MAX)) as u32;
+            element.imp().observe_delay(late);
+        }
         let mut words: Vec<Word> = spoken
             .words
             .iter()
@@ -792,6 +743,7 @@ impl Stream {
             waiting: VecDeque::new(),
             speakers: diarized.then(Speakers::default),
             held: VecDeque::new(),
+            early: VecDeque::new(),
         }
     }
 
@@ -810,36 +762,6 @@ impl Stream {
     fn wants_input(&mut self) -> bool {
         self.sessions.iter_mut().all(Session::wants_input)
     }
-}
-
-fn isolation(setting: IsolationSetting) -> Isolation {
-    match setting {
-        IsolationSetting::Auto => Isolation::Auto,
-        IsolationSetting::InProcess => Isolation::InProcess,
-        IsolationSetting::Process => Isolation::Process,
-    }
-}
-
-/// What the session works by, from the settings.
-fn session_params(settings: &Settings, speech: WhisperSpec, vad: Option<VadSpec>) -> SessionParams {
-    let mut params = SessionParams::new(speech, vad);
-    params.language = settings.language();
-    params.task = match settings.task {
-        TaskSetting::Transcribe => crate::transcript::Task::Transcribe,
-        TaskSetting::Translate => crate::transcript::Task::Translate,
-    };
-    params.prompt.clone_from(&settings.prompt);
-    params.vocabulary.clone_from(&settings.vocabulary);
-    params.beam = settings.beam_size;
-    params.temperatures = settings.temperatures.iter().map(|t| *t as f32).collect();
-    params.word_times = settings.word_times;
-    params.verbatim = settings.verbatim;
-    params.speech_params.threshold = settings.vad_threshold as f32;
-    params.speech_params.neg_threshold = settings.vad_neg_threshold as f32;
-    params.speech_params.min_speech_ms = settings.vad_min_speech_ms;
-    params.speech_params.min_silence_ms = settings.vad_min_silence_ms;
-    params.speech_params.pad_ms = settings.vad_pad_ms;
-    params
 }
 
 /// `45:14.877`.

@@ -411,7 +411,7 @@ impl Policy {
     }
 
     /// What is to be decoded now, if anything. One at a time: the answer comes first.
-    pub fn next(&mut self) -> Option<Ask> {
+    pub fn question(&mut self) -> Option<Ask> {
         self.release_when_due();
         if self.asked.is_some() {
             return None;
@@ -587,10 +587,9 @@ impl Policy {
             let speaks = self
                 .last_speech()
                 .is_some_and(|end| end.plus(EDGE) > ask.to);
-            if speaks && let Some(last) = answer.words.last() {
-                if last.word.end.plus(EDGE) > ask.to {
-                    answer.words.pop();
-                }
+            let guessed = |s: &Said| s.word.end.plus(EDGE) > ask.to;
+            if speaks && answer.words.last().is_some_and(guessed) {
+                answer.words.pop();
             }
             self.append(&answer);
             let agreed = agreement(&self.open, &answer.words);
@@ -598,7 +597,8 @@ impl Policy {
             let mut stands = 0;
             for (n, said) in answer.words.iter().enumerate() {
                 let twice = n < agreed && said.word.end.plus(KEEP_BACK) < ask.to;
-                if !twice && !(sure && self.is_due(&said.word)) {
+                let due = sure && self.is_due(&said.word);
+                if !twice && !due {
                     break;
                 }
                 stands = n + 1;

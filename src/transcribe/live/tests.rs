@@ -55,7 +55,7 @@ const MODEL: Model = Model {
 };
 
 fn said(line: &Line, text: &str, stop: bool) -> Said {
-    let number = u32::from_str_radix(&line.text[2..], 10).unwrap();
+    let number = line.text[2..].parse::<u32>().unwrap();
     let mut tokens = vec![number];
     let mut text = text.to_owned();
     if stop {
@@ -153,7 +153,7 @@ fn play_with(
             let (ask, _) = working.take().unwrap();
             policy.answer(model(at).answer(&ask, script));
         }
-        if let Some(ask) = policy.next() {
+        if let Some(ask) = policy.question() {
             assert!(working.is_none(), "two questions at once");
             assert!(ask.to.since(ask.from) <= 28 * SECOND + 1, "{ask:?}");
             assert!(ask.to > ask.from, "{ask:?}");
@@ -430,22 +430,22 @@ fn a_stall_ends_what_was_said_and_it_goes_on_behind() {
         out.clone()
     };
     feed(&mut policy, 0, 2 * SECOND);
-    let first = policy.next().map(|ask| MODEL.answer(&ask, &lines));
+    let first = policy.question().map(|ask| MODEL.answer(&ask, &lines));
     if let Some(answer) = first {
         policy.answer(answer);
     }
 
     policy.stall();
-    while let Some(ask) = policy.next() {
+    while let Some(ask) = policy.question() {
         policy.answer(MODEL.answer(&ask, &lines));
     }
-    policy.next();
+    policy.question();
     let stalled = drain(&mut policy);
     assert_eq!(stalled, ["w0", "w1", "w2"]);
 
     feed(&mut policy, 2 * SECOND, 9 * SECOND);
     policy.end();
-    while let Some(ask) = policy.next() {
+    while let Some(ask) = policy.question() {
         policy.answer(MODEL.answer(&ask, &lines));
     }
     // The word that the stall cut in two is heard once or not at all.
@@ -472,7 +472,7 @@ fn what_is_left_out_at_an_end_is_heard_by_itself() {
         let speaks = lines.iter().any(|l| l.start < at + FRAME && l.end > at);
         policy.sound(SampleIndex(at + FRAME));
         policy.hear(&[if speaks { 0.95 } else { 0.05 }]);
-        if let Some(ask) = policy.next() {
+        if let Some(ask) = policy.question() {
             asked.push(ask.reason);
             let mut answer = MODEL.answer(&ask, &lines);
             if ask.reason == Reason::End {
@@ -567,7 +567,7 @@ proptest! {
                     silent: false,
                 });
             }
-            if let Some(ask) = policy.next() {
+            if let Some(ask) = policy.question() {
                 prop_assert!(working.is_none());
                 prop_assert!(ask.to > ask.from && ask.to.since(ask.from) <= 28 * SECOND + 1, "{:?}", ask);
                 working = Some((ask, now + cost * MS));
