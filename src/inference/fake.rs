@@ -119,7 +119,7 @@ fn hear(window: &Window) -> Decoded {
     // A lost buffer does not make two words of one.
     for n in 1..levels.len() {
         let next = levels.iter().skip(n).take(HEARD_HOLE + 1).copied();
-        if levels[n] == 0 && next.into_iter().any(|l| l == levels[n - 1]) {
+        if levels[n] < levels[n - 1] && next.into_iter().any(|l| l == levels[n - 1]) {
             levels[n] = levels[n - 1];
         }
     }
