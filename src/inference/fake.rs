@@ -101,7 +101,7 @@ impl FakeSpeech {
 /// Samples that a level is measured over: 10 ms.
 const HEARD_BLOCK: usize = 160;
 /// A hole in a word, in blocks.
-const HEARD_HOLE: usize = 4;
+const HEARD_HOLE: usize = 7;
 /// Shortest word that is heard, in blocks.
 const HEARD_LEAST: usize = 6;
 
