@@ -585,6 +585,52 @@ fn a_slow_machine_decodes_less_often_and_loses_nothing() {
 }
 
 #[test]
+fn a_model_that_is_too_slow_gives_way_to_a_smaller_one_and_comes_back() {
+    let busy = Arc::new(AtomicBool::new(true));
+    let own = Arc::clone(&busy);
+    let mut large = FakeSpeech::hearing();
+    large.delays = Some(Arc::new(move |_| {
+        Duration::from_millis(if own.load(Ordering::SeqCst) { 800 } else { 1 })
+    }));
+    large.register("live_large");
+    FakeSpeech::hearing().register("live_small");
+    let element = transcriber("live_large");
+    element.set_property("fallback", "fake:live_small");
+    element.set_property_from_str("unit", "word");
+    let stream = Stream::of(element);
+    stream.waits.set(false);
+    let engine = || {
+        let stats = stream.rig.element.property::<gst::Structure>("stats");
+        stats.get::<String>("engine").unwrap()
+    };
+
+    stream.quiet(500);
+    let mut n = 0u64;
+    while !engine().contains("live_small") {
+        assert!(n < 2000, "{}", engine());
+        stream.word(2 + n % 90);
+        n += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    busy.store(false, Ordering::SeqCst);
+    stream.waits.set(true);
+    while !engine().contains("live_large") {
+        assert!(n < 6000, "{}", engine());
+        stream.word(2 + n % 90);
+        n += 1;
+    }
+
+    let told = stream.messages("scribe/degraded");
+    let models: Vec<_> = told
+        .iter()
+        .filter(|s| s.get::<String>("what").unwrap() == "speech model")
+        .map(|s| s.get::<String>("to").unwrap())
+        .collect();
+    assert_eq!(models.len(), 2, "{told:?}");
+    assert!(models[0].contains("live_small") && models[1].contains("live_large"));
+}
+
+#[test]
 fn a_file_that_is_played_is_heard_without_a_dead_lock() {
     // The sound goes to a sink with a clock, the text over a picture that waits for it: nothing prerolls before all do.
     FakeSpeech::hearing().register("live_played");

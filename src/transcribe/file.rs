@@ -292,6 +292,8 @@ pub struct Models {
     layout: Layout,
     word_times: bool,
     takes_prefix: bool,
+    /// Which of the chain it is: 0 for the one that was asked for.
+    place: usize,
     /// What was given up to have them.
     given_up: Mutex<Vec<Degraded>>,
 }
@@ -311,6 +313,7 @@ impl Models {
         );
         let (chosen, vad) = registry.acquire(request, cancel)?;
         let speech = chosen.lease;
+        let place = chosen.degraded.len();
         let mut given_up = params.given_up.clone();
         given_up.extend(chosen.degraded);
         let Some(model) = speech.model() else {
@@ -345,6 +348,7 @@ impl Models {
             layout: info.layout,
             word_times: info.word_times,
             takes_prefix: info.takes_prefix,
+            place,
             given_up: Mutex::new(given_up),
             speech,
             vad,
@@ -412,6 +416,11 @@ impl Models {
     pub fn voice_activity(&self, block: VadBlock) -> Option<Ticket<VadProbs>> {
         let vad = self.vad.as_ref()?;
         Some(vad.submit(block, (), Class::Live, None))
+    }
+
+    /// Which model of the chain that was asked for it is, from 0.
+    pub fn place(&self) -> usize {
+        self.place
     }
 
     /// Whether the speech model goes on behind a text that it is given.

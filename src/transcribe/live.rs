@@ -159,6 +159,14 @@ impl Session {
         &self.models
     }
 
+    /// Sound for which there has been so much time that a larger model may be tried, samples.
+    pub fn spare(&self) -> u64 {
+        self.pieces
+            .back()
+            .map_or(&self.ladder, |p| p.policy.ladder())
+            .spare()
+    }
+
     /// Goes on with other models; decodings that were asked for are finished with the old ones.
     pub fn set_models(&mut self, models: Arc<Models>) {
         self.models = models;

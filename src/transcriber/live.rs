@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::imp::{CAT, Way};
-use super::load::Loading;
+use super::imp::Way;
+use super::load::{Loaded, Loading};
 use super::output::Output;
 use super::worker::{Placed, Stop, Stream, Worker};
 use crate::audio::SampleIndex;
@@ -17,7 +17,6 @@ use crate::intake::inbox::Take;
 use crate::messages;
 use crate::registry::Degraded;
 use crate::transcribe::file::{Models, SessionParams};
-use crate::transcribe::live::ladder::Level;
 use crate::transcribe::live::policy::LiveParams;
 use crate::transcribe::live::{Session as LiveSession, Skipped};
 use crate::transcribe::session::Session;
@@ -27,6 +26,8 @@ pub(super) const LIVE_TICK: Duration = Duration::from_millis(100);
 /// Without sound for so long, what was said is complete.
 const STALL: Duration = Duration::from_millis(700);
 const SAMPLES_A_MS: u64 = 16;
+/// A better model is tried again after so much sound with time to spare; after each time in vain, twice as much.
+const CLIMB: u64 = 60_000 * SAMPLES_A_MS;
 /// Live sound that is kept until there are models, in samples: half a minute.
 const MOST_EARLY: u64 = 30_000 * SAMPLES_A_MS;
 
@@ -40,6 +41,8 @@ pub(super) struct Live {
     due_ms: u64,
     /// Pieces of speech that were given up.
     skipped: u64,
+    /// Sound with much time to spare before a better model is tried, samples.
+    climbs_after: u64,
 }
 
 impl Live {
@@ -99,6 +102,7 @@ impl Worker {
                 stalled: false,
                 due_ms: element.imp().due_ms(),
                 skipped: 0,
+                climbs_after: CLIMB,
             });
         }
     }
@@ -174,6 +178,40 @@ impl Worker {
         }
     }
 
+    /// A smaller model where the present one is too slow for live captions, and the better one again when there is time.
+    pub(super) fn switch_models(
+        &self,
+        element: &super::Transcriber,
+        stream: &mut Stream,
+        loading: &mut Loading,
+    ) {
+        let Some(live) = stream.live.as_mut().filter(|live| live.paced) else {
+            return;
+        };
+        let mut sessions = stream.sessions.iter_mut().filter_map(Session::live);
+        let (mut slow, mut spare) = (false, u64::MAX);
+        for session in &mut sessions {
+            slow |= session.wants_smaller();
+            spare = spare.min(session.spare());
+        }
+        if slow {
+            loading.send_for(self, true);
+        } else if spare != u64::MAX
+            && spare >= live.climbs_after
+            && loading.loaded().is_some_and(Loaded::is_fallback)
+            && loading.send_for(self, false)
+        {
+            live.climbs_after = live.climbs_after.saturating_mul(2);
+        }
+        if let Some(given_up) = loading.switched(self) {
+            self.tell_given_up(element, vec![given_up]);
+            if let Some(loaded) = loading.loaded() {
+                let sessions = stream.sessions.iter_mut().filter_map(Session::live);
+                sessions.for_each(|s| s.set_models(Arc::clone(&loaded.models)));
+            }
+        }
+    }
+
     /// Text that may still change, and what was given up.
     pub(super) fn tell_live(
         &self,
@@ -226,9 +264,6 @@ impl Worker {
                 }
             }
             self.tell_given_up(element, given_up);
-            if session.live().is_some_and(|s| s.wants_smaller()) {
-                gst::debug!(CAT, obj = element, "level {:?}", Level::Smaller);
-            }
         }
         Ok(())
     }

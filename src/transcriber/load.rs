@@ -23,6 +23,16 @@ use crate::transcribe::file::{Models, SessionParams, fallback_specs, speech_spec
 pub(super) struct Loaded {
     pub models: Arc<Models>,
     pub params: SessionParams,
+    /// The model of the chain that is used: 0 for the one that was asked for.
+    place: usize,
+}
+
+/// A model of the chain on its way, for a live stream that the present one is too slow for, or that has time for a better
+/// one.
+struct Switch {
+    coming: Receiver<Result<Models, EngineError>>,
+    place: usize,
+    reason: &'static str,
 }
 
 type Outcome = Result<(Models, SessionParams), EngineError>;
@@ -31,6 +41,7 @@ type Outcome = Result<(Models, SessionParams), EngineError>;
 pub(super) struct Loading {
     coming: Option<Receiver<Outcome>>,
     loaded: Option<Loaded>,
+    switch: Option<Switch>,
     progress: Progress,
 }
 
@@ -82,6 +93,7 @@ impl Loading {
                 progress.tell(gst::ProgressType::Complete, "The models are loaded");
                 worker.use_models(&models);
                 self.loaded = Some(Loaded {
+                    place: models.place(),
                     models: Arc::new(models),
                     params,
                 });
@@ -93,6 +105,94 @@ impl Loading {
                 progress.tell(gst::ProgressType::Error, &error.to_string());
                 Err(Stop::Error(engine_error(&error)))
             }
+        }
+    }
+}
+
+impl Loaded {
+    /// The model that was asked for, and those behind it.
+    fn chain(&self) -> Vec<WhisperSpec> {
+        let mut chain = vec![self.params.speech.clone()];
+        chain.extend(self.params.fallback.iter().cloned());
+        chain
+    }
+
+    /// Whether a better model than the present one was asked for.
+    pub(super) fn is_fallback(&self) -> bool {
+        self.place > 0
+    }
+}
+
+impl Loading {
+    /// Sends for a smaller model, or for a larger one. False if there is none, or one is on its way.
+    pub(super) fn send_for(&mut self, worker: &Worker, smaller: bool) -> bool {
+        let Some(loaded) = self.loaded.as_ref().filter(|_| self.switch.is_none()) else {
+            return false;
+        };
+        let mut chain = loaded.chain();
+        let place = match smaller {
+            true => Some(loaded.place + 1).filter(|n| *n < chain.len()),
+            false => loaded.place.checked_sub(1),
+        };
+        let Some(place) = place else {
+            return false;
+        };
+        let mut params = loaded.params.clone();
+        let rest = chain.split_off(place + 1);
+        if let Some(speech) = chain.pop() {
+            params.speech = speech;
+        }
+        // Of what cannot be had the next is taken, on the way down.
+        params.fallback = if smaller { rest } else { Vec::new() };
+        params.given_up.clear();
+        let find = move |registry: &Registry, cancel: &CancelToken| {
+            Models::acquire(registry, &params, cancel)
+        };
+        let Ok(coming) = worker.on_a_thread(find) else {
+            return false;
+        };
+        let reason = match smaller {
+            true => "decoding takes too long for live captions",
+            false => "there is time for it again",
+        };
+        self.switch = Some(Switch {
+            coming,
+            place,
+            reason,
+        });
+        true
+    }
+
+    /// The model that was sent for, if it has come: what was given up or taken up again by it.
+    pub(super) fn switched(&mut self, worker: &Worker) -> Option<Degraded> {
+        let switch = self.switch.as_ref()?;
+        let outcome = match switch.coming.try_recv() {
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => Err(failed("its thread panicked".into())),
+            Ok(outcome) => outcome,
+        };
+        let switch = self.switch.take()?;
+        let loaded = self.loaded.as_mut()?;
+        let from = loaded.models.describe();
+        match outcome {
+            Ok(models) => {
+                worker.use_models(&models);
+                loaded.place = switch.place + models.place();
+                let to = models.describe();
+                loaded.models = Arc::new(models);
+                Some(Degraded {
+                    what: "speech model".into(),
+                    from,
+                    to,
+                    reason: switch.reason.into(),
+                })
+            }
+            Err(error) => Some(Degraded {
+                what: "speech model".into(),
+                from: from.clone(),
+                to: from,
+                reason: format!("another cannot be had: {error}"),
+            }),
         }
     }
 }
@@ -122,6 +222,7 @@ impl Worker {
             Ok(coming) => Ok(Loading {
                 coming: Some(coming),
                 loaded: None,
+                switch: None,
                 progress,
             }),
             Err(error) => {

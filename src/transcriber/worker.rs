@@ -221,6 +221,9 @@ impl Worker {
             }
             if let Some(stream) = &mut stream {
                 self.watch(stream, wants);
+                if let Some(element) = self.element.upgrade() {
+                    self.switch_models(&element, stream, &mut loading);
+                }
             }
             if let Some(stream) = &mut stream
                 && let Err(stop) = self.pump(stream, output, &mut report)

@@ -15,6 +15,8 @@ const BUSY_TIMES: u32 = 3;
 const CALM: f64 = 0.5;
 /// For so long, before it is tried again.
 const CALM_FOR: u64 = 30 * SECOND;
+/// A larger model may be tried where decodings take less than this part of the step.
+const SPARE: f64 = 0.25;
 /// How fast a long decoding is forgotten.
 const DECAY: f64 = 0.8;
 
@@ -84,6 +86,8 @@ pub struct Ladder {
     cost: f64,
     busy: u32,
     calm: u64,
+    /// Sound since the full step was taken up with much time to spare, samples.
+    spare: u64,
 }
 
 impl Ladder {
@@ -105,7 +109,9 @@ impl Ladder {
     /// A decoding took as long as it takes for `took` samples to come, and there was one for `every` samples.
     pub fn took(&mut self, took: u64, every: u64) {
         self.cost = (self.cost * DECAY).max(took as f64);
-        let step = self.step.max(SECOND) as f64;
+        let step = self.step.max(1) as f64;
+        let spare = self.level == Level::Full && self.cost / step < SPARE;
+        self.spare = if spare { self.spare + every } else { 0 };
         let now = self.cost / (step * self.level.times());
         if took as f64 / (step * self.level.times()) > BUSY {
             self.busy += 1;
@@ -126,6 +132,11 @@ impl Ladder {
         } else {
             self.calm = 0;
         }
+    }
+
+    /// Sound for which there has been much time to spare.
+    pub fn spare(&self) -> u64 {
+        self.spare
     }
 
     /// Something was given up: there is far too much to do.
