@@ -404,10 +404,11 @@ fn an_error_is_the_transcribers_own_and_the_sound_goes_on(name: &str, live: bool
     fails_on_golf(name);
     let bin = TranscriberBin::around(words_of(&lasting(), name), live);
 
-    bin.say(5..8, 0, 40_000);
-    bin.passed_to(40_000);
+    // A file is not looked at before a window is full; and live sound must not come faster than it is taken.
+    let length = if live { 10_000 } else { 40_000 };
+    bin.say(5..8, 0, length);
     eventually("it is out of the way", || bin.passes_through());
-    bin.say(0..0, 40_000, 42_000);
+    bin.say(0..0, length, length + 2000);
     bin.source_ends();
 
     let caught = bin.caught();
@@ -424,7 +425,8 @@ fn an_error_is_the_transcribers_own_and_the_sound_goes_on(name: &str, live: bool
         .filter(|m| m.type_() == gst::MessageType::Error)
         .collect();
     assert_eq!(errors.len(), 0, "{errors:?}");
-    assert_eq!(buffers(&bin.passed_on.all()).len(), 420);
+    let passed = buffers(&bin.passed_on.all()).len() as u64;
+    assert_eq!(passed, (length + 2000) / 100);
 }
 
 #[test]

@@ -190,6 +190,7 @@ pub struct TranscriberBin {
     pub passed_on: Recorder,
     source: gst_app::AppSrc,
     inner: Arc<Inner>,
+    hangs: AtomicBool,
 }
 
 struct Inner {
@@ -282,12 +283,31 @@ impl TranscriberBin {
             passed_on,
             source,
             inner,
+            hangs: AtomicBool::new(false),
         }
     }
 
-    /// Sound from `from_ms` to `to_ms` with the words `words`, a buffer every 100 ms.
+    /// Sound from `from_ms` to `to_ms` with the words `words`, a buffer every 100 ms. It waits for the queue before the
+    /// transcriber, which leaks what comes too fast, unless the transcriber hangs.
     pub fn say(&self, words: std::ops::Range<usize>, from_ms: u64, to_ms: u64) {
-        push_talk(&self.source, words, from_ms, to_ms);
+        let mut at = from_ms;
+        while at < to_ms {
+            let end = (at + 1000).min(to_ms);
+            push_talk(&self.source, words.clone(), at, end);
+            at = end;
+            if !self.hangs.load(Ordering::SeqCst) {
+                self.passed_to(end);
+                self.emptied();
+            }
+        }
+    }
+
+    /// The queue before the transcriber has nothing left.
+    fn emptied(&self) {
+        let queue = self.inner.branch.by_name("transqueue").unwrap();
+        super::eventually("the queue is empty", || {
+            queue.property::<u32>("current-level-buffers") == 0
+        });
     }
 
     /// The sound up to here has gone through the tee.
@@ -378,15 +398,15 @@ impl TranscriberBin {
     /// Does `work` while nothing comes to the transcriber: the queue before it fills, and leaks its oldest.
     pub fn while_it_hangs(&self, work: impl FnOnce()) {
         let queue = self.inner.branch.by_name("transqueue").unwrap();
-        super::eventually("the queue is empty", || {
-            queue.property::<u32>("current-level-buffers") == 0
-        });
+        self.emptied();
         let pad = queue.static_pad("src").unwrap();
         let block = gst::PadProbeType::BLOCK_DOWNSTREAM;
         let held = pad
             .add_probe(block, |_, _| gst::PadProbeReturn::Ok)
             .unwrap();
+        self.hangs.store(true, Ordering::SeqCst);
         work();
+        self.hangs.store(false, Ordering::SeqCst);
         pad.remove_probe(held);
     }
 
