@@ -19,13 +19,13 @@ endif
 PREFIX ?= /usr/local
 export PREFIX DESTDIR PURGE FILE CUDA GPU
 
-.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-voices bench-enrol soak accident fuzz inspect run dist install \
+.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-voices bench-enrol soak accident fuzz contract-124 inspect run dist install \
 	uninstall clean
 
 help: ## this list
 	@echo 'scribe: decoded audio in, words with times out. First: make demo'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
 		printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 setup: ## install what building and running need (Debian 12, Ubuntu 24.04)
@@ -77,6 +77,9 @@ soak: models ## the tests that take hours
 
 fuzz: ## the reader of ggml files against anything, ten minutes; needs crates.io once
 	@scripts/fuzz.sh
+
+contract-124: setup-test ## the newest transcriberbin around scribetranscriber, on GStreamer 1.24; NOT RUN where that cannot be had
+	@scripts/contract-124.sh
 
 inspect: build ## what gst-inspect-1.0 says of the plugin just built; ELEMENT=… for one element
 	@scripts/inspect.sh $(ELEMENT)

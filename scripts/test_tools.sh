@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MPL-2.0
 #
-# What the tests and checks need and Debian has not: Python packages in target/venv, and cargo-deny.
+# What the tests and checks need and Debian has not: Python packages in target/venv, cargo-deny, and GStreamer's own
+# plugins for captions.
 # Called by setup.sh --test, made once.
 set -eu
 
@@ -62,3 +63,4 @@ get_cargo_deny() {
 
 make_venv
 get_cargo_deny
+scripts/caption_plugins.sh

@@ -115,6 +115,10 @@ fn every_script_writes_the_words_of_a_recording() {
     let longest = longest.trim_matches(|c: char| !c.is_alphanumeric());
 
     for script in scripts() {
+        // Its captions are inside of pictures, and it wants plugins that are not scribe's: tests/cea608.rs reads them.
+        if script.ends_with("cea608_in_ts.sh") {
+            continue;
+        }
         let out = folder.path().join("out");
         let needs_video = script.ends_with("subtitles_into_mkv.sh");
         let input = if needs_video { &video } else { &sound };
