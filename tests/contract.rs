@@ -283,7 +283,6 @@ fn a_change_of_language_from_a_pad_probe_reloads_nothing_in_a_file() {
 }
 
 #[test]
-#[ignore = "live mode"]
 fn a_change_of_language_from_a_pad_probe_reloads_nothing_live() {
     a_change_of_language_from_a_pad_probe_reloads_nothing("cycle_live", true);
 }
@@ -344,7 +343,6 @@ fn what_a_leaky_queue_drops_leaves_the_times_right_in_a_file() {
 }
 
 #[test]
-#[ignore = "live mode"]
 fn what_a_leaky_queue_drops_leaves_the_times_right_live() {
     what_a_leaky_queue_drops_leaves_the_times_right("leaky_live", true);
 }
@@ -435,7 +433,6 @@ fn an_error_is_the_transcribers_own_and_the_sound_goes_on_in_a_file() {
 }
 
 #[test]
-#[ignore = "live mode"]
 fn an_error_is_the_transcribers_own_and_the_sound_goes_on_live() {
     an_error_is_the_transcribers_own_and_the_sound_goes_on("error_live", true);
 }
@@ -497,7 +494,6 @@ fn passthrough_goes_on_and_off_without_a_load_in_a_file() {
 }
 
 #[test]
-#[ignore = "live mode"]
 fn passthrough_goes_on_and_off_without_a_load_live() {
     passthrough_goes_on_and_off_without_a_load("passthrough_live", true);
 }
@@ -506,7 +502,6 @@ fn passthrough_goes_on_and_off_without_a_load_live() {
 
 /// Text leaves while the sound goes on, without an end: where nobody speaks a GAP tells so.
 #[test]
-#[ignore = "live mode"]
 fn live_words_and_gaps_do_not_wait_for_the_end() {
     hears("live_flow");
     let element = words_of(&lasting(), "live_flow");
@@ -532,7 +527,6 @@ fn live_words_and_gaps_do_not_wait_for_the_end() {
 
 /// The bin has asked once, when it got the transcriber.
 #[test]
-#[ignore = "live mode"]
 fn live_latency_is_the_probes_while_it_runs() {
     hears("live_latency");
     let element = words_of(&lasting(), "live_latency");
@@ -564,7 +558,6 @@ fn live_latency_is_the_probes_while_it_runs() {
 
 /// It is looked up by the name of the source pad, and shown to the outside with what it has said of itself.
 #[test]
-#[ignore = "live mode"]
 fn the_unsynced_pad_is_found_by_its_name_and_shown_outside() {
     hears("unsynced");
     let element = words_of(&lasting(), "unsynced");
@@ -600,7 +593,6 @@ fn the_unsynced_pad_is_found_by_its_name_and_shown_outside() {
 
 /// Nobody has to link it.
 #[test]
-#[ignore = "live mode"]
 fn an_unsynced_pad_that_nobody_links_holds_up_nothing() {
     hears("unsynced_alone");
     let element = words_of(&lasting(), "unsynced_alone");
@@ -857,7 +849,6 @@ fn the_real_one_switches_passthrough_without_a_load() {
 }
 
 #[test]
-#[ignore = "live mode"]
 fn the_real_one_makes_captions_live() {
     hears("real_live");
     let Some(real) = Real::around("real_live", true, 12_000) else {
@@ -875,7 +866,6 @@ fn the_real_one_makes_captions_live() {
 }
 
 #[test]
-#[ignore = "live mode"]
 fn the_real_one_shows_the_unsynced_pad() {
     hears("real_unsynced");
     let Some(real) = Real::around("real_unsynced", true, 2000) else {

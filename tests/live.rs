@@ -460,6 +460,30 @@ fn channels_of_their_own_are_heard_side_by_side() {
 }
 
 #[test]
+fn in_markup_each_speaker_has_a_colour() {
+    FakeSpeech::hearing().register("live_colours");
+    let element = transcriber("live_colours");
+    element.set_property_from_str("channels", "separate");
+    let rig = Rig::with_caps(element, true, Some("text/x-raw,format=pango-markup"));
+    let caps =
+        "audio/x-raw,format=F32LE,rate=16000,channels=2,layout=interleaved,channel-mask=(bitmask)3";
+    rig.begin_with(caps, &gst::FormattedSegment::new());
+
+    for (at, left) in [(0, true), (2000, false), (4000, true)] {
+        let word = tone(16_000, 500, 0.3).chain(tone(16_000, 1500, 0.0));
+        let both: Vec<u8> = word
+            .flat_map(|s| if left { [s, 0.0] } else { [0.0, s] })
+            .flat_map(f32::to_le_bytes)
+            .collect();
+        rig.push(buffer(both, at)).unwrap();
+    }
+
+    let colour = |c: &str| format!("<span foreground=\"{c}\">w30</span>");
+    let wanted = ["#ffffff", "#ffff00", "#ffffff"].map(colour);
+    assert_eq!(texts(&rig.finish()), wanted);
+}
+
+#[test]
 fn who_speaks_is_told_as_far_as_it_is_known_and_nobody_waits() {
     let stream = Stream::new("live_speakers");
     stream

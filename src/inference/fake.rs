@@ -138,22 +138,7 @@ fn hear(window: &Window) -> Decoded {
             });
         }
     }
-    let mut tokens: Vec<Token> = Vec::new();
-    let mut from = 0;
-    for id in &window.prefix {
-        let found = heard[from..].iter().position(|t| t.id == *id);
-        let token = found.map(|n| heard[from + n].clone());
-        from += found.map_or(0, |n| n + 1);
-        let before = tokens.last().and_then(|t| t.end);
-        tokens.push(token.unwrap_or_else(|| Token {
-            id: *id,
-            bytes: format!(" w{}", id.saturating_sub(1000)).into_bytes(),
-            probability: 1.0,
-            start: before.or(Some(0)),
-            end: before.or(Some(0)),
-        }));
-    }
-    tokens.extend(heard.drain(from..));
+    let tokens = behind_prefix(heard, window);
     Decoded {
         alignment_end: tokens.last().and_then(|t| t.end),
         tokens,
@@ -163,6 +148,28 @@ fn hear(window: &Window) -> Decoded {
         gaps: Vec::new(),
         temperature: 0.0,
     }
+}
+
+/// What was heard as an engine writes it that takes a prefix: its tokens, where they were heard, and what comes behind
+/// the last of them.
+pub fn behind_prefix(mut heard: Vec<Token>, window: &Window) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut from = 0;
+    for id in &window.prefix {
+        let found = heard[from..].iter().position(|t| t.id == *id);
+        let token = found.map(|n| heard[from + n].clone());
+        from += found.map_or(0, |n| n + 1);
+        let before = tokens.last().and_then(|t| t.end);
+        tokens.push(token.unwrap_or_else(|| Token {
+            id: *id,
+            bytes: b" forgotten".to_vec(),
+            probability: 1.0,
+            start: before.or(Some(0)),
+            end: before.or(Some(0)),
+        }));
+    }
+    tokens.extend(heard.drain(from..));
+    tokens
 }
 
 /// `text` with a token a word, evenly over the louder part of the window.

@@ -9,6 +9,9 @@ use crate::transcript::{Cue, Word};
 
 use super::Unit;
 
+/// Shortest time that a word is shown.
+const LEAST_SHOWN: gst::ClockTime = gst::ClockTime::from_mseconds(60);
+
 /// What goes downstream, in order.
 #[derive(Debug)]
 pub(super) enum Out {
@@ -29,7 +32,15 @@ pub(super) struct Output {
     discont: bool,
     speaker: Option<String>,
     language: String,
+    /// Who has spoken, in the order of their first words: each has a colour.
+    speakers: Vec<String>,
 }
+
+/// Colours of speakers in markup, readable over a picture: those of broadcasters' subtitles first (EBU Tech 3360: white,
+/// yellow, cyan, green), then lighter ones of other hues.
+const COLOURS: [&str; 8] = [
+    "#ffffff", "#ffff00", "#00ffff", "#00ff00", "#ffb570", "#ff9ed2", "#c3b1ff", "#9fd0ff",
+];
 
 impl Output {
     pub(super) fn new(unit: Unit, post_messages: bool) -> Self {
@@ -42,6 +53,7 @@ impl Output {
             discont: true,
             speaker: None,
             language: String::new(),
+            speakers: Vec::new(),
         }
     }
 
@@ -63,6 +75,7 @@ impl Output {
     pub(super) fn new_stream(&mut self) {
         self.language.clear();
         self.speaker = None;
+        self.speakers.clear();
     }
 
     /// After a flush: the next buffer does not follow on.
@@ -132,10 +145,11 @@ impl Output {
             return;
         };
         let start = self.position.map_or(start, |p| p.max(start));
-        let end = end.max(start + gst::ClockTime::NSECOND);
+        // A word that comes too late for its place is still to be seen.
+        let end = end.max(start + LEAST_SHOWN);
         out.extend(self.gap(start));
         let text = if self.pango {
-            escape(&cue.text())
+            self.markup(cue)
         } else {
             cue.text()
         };
@@ -153,6 +167,21 @@ impl Output {
         }
         self.position = Some(end);
         out.push(Out::Buffer(buffer));
+    }
+
+    /// The text in the colour of who speaks, where that is known.
+    fn markup(&mut self, cue: &Cue) -> String {
+        let text = escape(&cue.text());
+        let Some(speaker) = cue.speaker_id.as_ref().or(cue.speaker.as_ref()) else {
+            return text;
+        };
+        let known = self.speakers.iter().position(|s| s == speaker);
+        let number = known.unwrap_or_else(|| {
+            self.speakers.push(speaker.clone());
+            self.speakers.len() - 1
+        });
+        let colour = COLOURS[number % COLOURS.len()];
+        format!("<span foreground=\"{colour}\">{text}</span>")
     }
 
     /// Position in the segment of a stream time.

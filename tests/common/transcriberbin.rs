@@ -34,7 +34,7 @@ fn level(word: usize) -> f32 {
 pub fn hears(name: &str) -> FakeSpeech {
     FakeSpeech::new(|window, _| {
         let mut decoded: Decoded = fake::spread("", window);
-        decoded.tokens = heard(&window.samples);
+        decoded.tokens = fake::behind_prefix(heard(&window.samples), window);
         decoded.alignment_end = decoded.tokens.last().and_then(|t| t.end);
         Ok(decoded)
     })
@@ -191,6 +191,8 @@ pub struct TranscriberBin {
     source: gst_app::AppSrc,
     inner: Arc<Inner>,
     hangs: AtomicBool,
+    /// Upstream says that it is live.
+    live: bool,
 }
 
 struct Inner {
@@ -284,6 +286,7 @@ impl TranscriberBin {
             source,
             inner,
             hangs: AtomicBool::new(false),
+            live,
         }
     }
 
@@ -292,13 +295,25 @@ impl TranscriberBin {
     pub fn say(&self, words: std::ops::Range<usize>, from_ms: u64, to_ms: u64) {
         let mut at = from_ms;
         while at < to_ms {
-            let end = (at + 1000).min(to_ms);
+            let step = if self.live { 100 } else { 1000 };
+            let end = (at + step).min(to_ms);
             push_talk(&self.source, words.clone(), at, end);
             at = end;
             if !self.hangs.load(Ordering::SeqCst) {
                 self.passed_to(end);
                 self.emptied();
+                self.answered();
             }
+        }
+    }
+
+    /// Live sound comes no faster than it is worked on.
+    fn answered(&self) {
+        if self.live && self.transcriber.current_state() == gst::State::Playing {
+            super::eventually("the models answer", || {
+                let stats = self.transcriber.property::<gst::Structure>("stats");
+                stats.get::<u64>("in-work").unwrap() == 0 || self.passes_through()
+            });
         }
     }
 

@@ -567,14 +567,15 @@ impl Policy {
         answer
     }
 
-    /// The last question has no answer.
+    /// The last question has no answer. The next step asks for the same sound; what ends an utterance is asked again.
     pub fn failed(&mut self) {
         let Some((ask, _)) = self.asked.take() else {
             return;
         };
-        self.decoded_to = self.decoded_to.max(ask.to);
-        if ask.reason != Reason::Step {
-            self.close(&ask);
+        match ask.reason {
+            Reason::Step => self.decoded_to = self.decoded_to.max(ask.to),
+            Reason::End => {}
+            Reason::Rest => self.rest = Some(ask),
         }
     }
 
