@@ -33,7 +33,8 @@ On the bus as element messages, from `scribetranscriber`, `scribediarizer` and `
 | --- | --- | --- | --- |
 | `scribe/transcript` | `text` | string | the cue, lines parted by a line feed |
 | | `start`, `end` | guint64 | stream time in nanoseconds |
-| | `final` | gboolean | false: a guess that later text replaces (live mode, not there yet) |
+| | `final` | gboolean | false, live alone: all text behind the last final one, which may still change; it replaces the one before |
+| | `revision` | guint | of text that is not final: counts up |
 | | `language` | string | ISO 639-1 |
 | | `confidence` | gdouble | mean of the words, 0 to 1; absent without words |
 | | `speaker`, `speaker-id` | string | absent where unknown |
@@ -61,6 +62,14 @@ On the bus as element messages, from `scribetranscriber`, `scribediarizer` and `
 | | `foreign` | guint64 | bytes that others hold |
 | | `percent` | gdouble | `booked` of `capacity` |
 
+Speech that a live stream gives up is a QoS message besides: `running-time` and `stream-time` of its start, `timestamp` the same, `duration`; `processed`
+counts decodings, `dropped` pieces given up.
+
+The pad `unsynced_src` of `scribetranscriber` has the same as JSON, one object a buffer, when it is known (live streams alone):
+`{\"type\":\"final\",\"language\":\"en\",\"text\":…,\"start\":1.02,\"end\":1.9,\"words\":[{\"text\",\"start\",\"end\",\"confidence\",\"speaker\",\"speaker_id\"}]}` and
+`{\"type\":\"partial\",\"revision\":7,\"text\":…,\"start\",\"end\"}`; times are seconds of stream time, speakers are absent where unknown, a
+buffer's time is the running time at which it was known. Put a queue behind it.
+
 PROGRESS messages of GStreamer's own kind (code `scribe-model`) tell of loading models. Every failure is an ERROR
 message: [errors.md](errors.md).
 
@@ -71,7 +80,7 @@ All are serialized and go downstream, in their place between the words.
 | name | fields | from | |
 | --- | --- | --- | --- |
 | `rstranscribe/speaker-change` | `speaker` (string, may be NULL) | `scribetranscriber` | before the first word of another speaker |
-| `rstranscribe/final-transcript` | none | `scribetranscriber` | a stretch of text is complete |
+| `rstranscribe/final-transcript` | none | `scribetranscriber` | a stretch of text is complete; live, an utterance |
 | TAG | `language-code` | `scribetranscriber` | before the first word in a language |
 | GAP | | `scribetranscriber` | no text in this stretch: nobody downstream has to wait |
 | `scribe/diarization` | `mode` (string: `offline`, `online`), `latency` (guint64, ns) | `scribediarizer`, sticky | speakers will be told: with `offline` before the end of the stream |
