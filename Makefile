@@ -19,7 +19,7 @@ endif
 PREFIX ?= /usr/local
 export PREFIX DESTDIR PURGE FILE CUDA GPU
 
-.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-voices bench-enrol soak accident fuzz contract-124 inspect run dist install \
+.PHONY: help setup setup-test build models demo check lint test bench bench-registry bench-diarize bench-live bench-voices bench-enrol soak accident fuzz contract-124 inspect run dist install \
 	uninstall clean
 
 help: ## this list
@@ -62,6 +62,9 @@ bench-registry: models ## figures for docs/memory.md: 1 to 16 transcribers, a li
 
 bench-diarize: models ## figures of the diarizer for docs/benchmarks.md, beside pyannote.audio (3 GB, once)
 	@scripts/bench-diarize.sh
+
+bench-live: models ## figures of live captions for docs/benchmarks.md, in real time (after bench)
+	@scripts/bench-live.sh
 
 bench-voices: models ## figures of recognition for docs/benchmarks.md: speakers by seconds, conversations by name
 	@scripts/bench-voices.sh

@@ -76,6 +76,7 @@ fn main() -> Outcome<()> {
         .collect::<Outcome<Vec<_>>>()?;
     let step = asked.number("step", 800)?;
     let made_up = asked.number("virtual", 0)? > 0;
+    let seconds: Vec<f64> = sounds.iter().map(|s| s.len() as f64 / RATE as f64).collect();
     let threads: Vec<_> = sounds
         .into_iter()
         .map(|sound| {
@@ -100,7 +101,7 @@ fn main() -> Outcome<()> {
         }));
     }
     let text = serde_json::to_string(
-        &json!({ "element": element, "cpu": cpu_seconds(), "streams": out }),
+        &json!({ "element": element, "cpu": cpu_seconds(), "seconds": seconds, "streams": out }),
     )?;
     match asked.text("out", "") {
         "" => println!("{text}"),

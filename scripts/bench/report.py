@@ -16,6 +16,7 @@ PARTS = (
     ("nonspeech", "Sounds without speech", ""),
     ("isolation", "In a process of its own", ""),
     ("memory", "Memory", ""),
+    ("live", "Live", ""),
     ("diarize", "Who spoke when", ""),
     ("voices", "Voices", ""),
 )
