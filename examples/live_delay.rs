@@ -76,7 +76,10 @@ fn main() -> Outcome<()> {
         .collect::<Outcome<Vec<_>>>()?;
     let step = asked.number("step", 800)?;
     let made_up = asked.number("virtual", 0)? > 0;
-    let seconds: Vec<f64> = sounds.iter().map(|s| s.len() as f64 / RATE as f64).collect();
+    let seconds: Vec<f64> = sounds
+        .iter()
+        .map(|s| s.len() as f64 / RATE as f64)
+        .collect();
     let threads: Vec<_> = sounds
         .into_iter()
         .map(|sound| {

@@ -107,6 +107,8 @@ def build(folder):
         (folder / f"{name}{Path(rows[name]['file']).suffix}").write_bytes((common.DATA / rows[name]["file"]).read_bytes())
         index.append({"id": name, "text": texts[name], "words": []})
     derived = common.derived()
+    if derived is None:
+        common.die("composed recordings are missing", "../eval/make_derived.py beside the recordings")
     with open(derived / "refs.tsv", newline="") as file:
         composed = {row[0]: row[-1] for row in csv.reader(file, delimiter="\t")}
     for name in ("d02_dialog", "d03_three"):

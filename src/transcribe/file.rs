@@ -396,6 +396,11 @@ impl Models {
         self.multilingual
     }
 
+    /// Texts that the speech model follows at once where nobody asks for a number.
+    pub fn default_beam(&self) -> u32 {
+        self.default_beam
+    }
+
     /// Constant lateness of the speech model's word times, in samples.
     pub fn word_time_offset(&self) -> i32 {
         self.word_time_offset

@@ -33,6 +33,8 @@ use policy::{Answer, Ask, LiveParams, Outcome, Policy, Reason, Said, folded};
 const SECOND: u64 = SAMPLE_RATE as u64;
 /// Frames of voice activity asked for at once: 4 s at most, where sound has waited.
 const VAD_FRAMES: usize = 125;
+/// Frames that are waited for while nobody speaks: 128 ms.
+const QUIET_FRAMES: usize = 4;
 /// Frames below this level, -46 dBFS, count as pauses where no voice activity model runs.
 const QUIET_LEVEL: f32 = 0.005;
 /// How fast a loud moment is forgotten, for each frame: by half in a minute.
@@ -467,8 +469,14 @@ impl Session {
             },
             cancel: CancelToken::new(),
         };
+        // What stands for good is worth several texts; a step is decoded again soon.
+        let beam = match (ask.reason, self.params.beam) {
+            (Reason::Step, beam) => beam.max(1),
+            (Reason::End | Reason::Rest, 0) => self.models.default_beam(),
+            (Reason::End | Reason::Rest, beam) => beam,
+        };
         let params = BatchParams {
-            beam: self.params.beam.max(1),
+            beam,
             word_times: self.params.word_times,
             ..BatchParams::default()
         };
@@ -572,7 +580,13 @@ impl Piece {
         let frame = VAD_FRAME as u64;
         let whole = ((unheard / frame) as usize).min(VAD_FRAMES);
         let last = self.ended && whole < VAD_FRAMES;
-        if unheard == 0 || (whole == 0 && !last) {
+        // Silence is looked at less often: a job costs more than what it computes.
+        let least = if self.policy.is_quiet() {
+            QUIET_FRAMES
+        } else {
+            1
+        };
+        if unheard == 0 || (whole < least && !last) {
             return;
         }
         let taken = if last { unheard } else { whole as u64 * frame };

@@ -898,6 +898,11 @@ impl Policy {
         self.settled
     }
 
+    /// Nobody speaks, and nothing waits.
+    pub fn is_quiet(&self) -> bool {
+        self.is_idle() && !self.speech.is_open()
+    }
+
     /// Whether all that came has been dealt with.
     pub fn is_idle(&self) -> bool {
         self.asked.is_none()
