@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use common::*;
 use gst::prelude::*;
+use gstscribe::audio::{RunningNs, StreamNs};
 use gstscribe::inference::fake::{self, FakeSpeech};
-use gstscribe::transcript::Task;
+use gstscribe::messages::{self, SpokenTurn, Turns};
+use gstscribe::transcript::{Task, Turn};
 
 type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 
@@ -135,7 +137,7 @@ impl Tap {
     }
 }
 
-fn warnings(rig: &Rig) -> Vec<gst::glib::Error> {
+fn warnings(rig: &Rig) -> Vec<glib::Error> {
     let messages = rig.messages();
     let warnings = messages.iter().filter_map(|m| match m.view() {
         gst::MessageView::Warning(warning) => Some(warning.error()),
@@ -424,6 +426,62 @@ fn tags_of_the_sound_leave_the_language_on_the_pad() {
     assert_eq!(title.get(), "A talk");
 }
 
+#[test]
+fn translated_words_have_their_speakers_too() {
+    german("t_speakers");
+    let element = transcriber("t_speakers");
+    let tap = Tap::of(&element, None);
+    let rig = Rig::of(element, false);
+    rig.begin();
+    rig.event(messages::diarization("offline", ms(0)));
+    rig.speech(0, 2000)
+        .silence(2000, 40_000)
+        .speech(40_000, 42_000);
+
+    let turn = |id: &str, start: u64, end: u64| SpokenTurn {
+        turn: Turn {
+            speaker_id: id.into(),
+            speaker: Some(id.to_uppercase()),
+            start: StreamNs(start * MS),
+            end: StreamNs(end * MS),
+            confidence: 1.0,
+        },
+        start: RunningNs(start * MS),
+        end: RunningNs(end * MS),
+    };
+    let turns = vec![turn("ada", 0, 2000), turn("bob", 40_000, 42_000)];
+    rig.event(messages::turns(&Turns {
+        watermark: RunningNs(u64::MAX),
+        all: turns.clone(),
+        exclusive: turns,
+    }));
+    let said = rig.finish();
+
+    let speakers = |out: &[Out]| -> Vec<Option<String>> {
+        let cues = buffers(out).into_iter();
+        cues.map(|b| gstscribe::meta::read(&b).unwrap().cue.speaker)
+            .collect()
+    };
+    let out = tap.out.wait_eos();
+    let wanted = [Some("ADA".to_owned()), Some("BOB".to_owned())];
+    assert_eq!(speakers(&said), wanted);
+    assert_eq!(speakers(&out), wanted);
+    assert_eq!(texts(&out), ["one two three", "one two three"]);
+    assert_continuous(&without_empty_gaps(&out), ms(0));
+}
+
+/// A GAP of no length says that text will be late.
+fn without_empty_gaps(out: &[Out]) -> Vec<Out> {
+    let is_empty = |out: &&Out| match out {
+        Out::Event(e) => match e.view() {
+            gst::EventView::Gap(gap) => gap.get().1.is_none(),
+            _ => false,
+        },
+        Out::Buffer(_) => false,
+    };
+    out.iter().filter(|o| !is_empty(o)).cloned().collect()
+}
+
 // Who refuses.
 
 #[test]
@@ -580,6 +638,43 @@ fn a_pad_that_goes_while_its_push_is_held_up_lets_the_stream_go_on() {
 }
 
 #[test]
+fn an_element_stops_at_once_whose_pad_is_held_up() {
+    german("t_held_stop");
+    let element = transcriber("t_held_stop");
+    let tap = Tap::of(&element, None);
+    let rig = Rig::of(element, false);
+    let mask = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
+    tap.pad.add_probe(mask, |_, _| gst::PadProbeReturn::Ok);
+    rig.begin().speech(0, 2000).silence(2000, 40_000);
+    eventually("it is held up", || tap.pad.is_blocking());
+
+    rig.stop();
+
+    assert!(buffers(&tap.out.all()).is_empty());
+}
+
+#[test]
+fn a_pad_can_ask_for_english_while_it_plays() {
+    german("t_changes");
+    let element = transcriber("t_changes");
+    let tap = Tap::of(&element, Some("fr"));
+    let rig = Rig::of(element, false);
+    rig.begin().speech(0, 2000).silence(2000, 40_000);
+    rig.out.wait(|all| !buffers(all).is_empty());
+
+    tap.pad.set_property("language-code", "en");
+    tap.out.wait(|all| has(all, gst::EventType::Tag));
+    rig.speech(40_000, 42_000);
+    let said = rig.finish();
+
+    assert_eq!(texts(&said).len(), 2);
+    let out = tap.out.wait_eos();
+    assert_eq!(texts(&out), ["one two three"]);
+    assert!(words(&out)[0].1 >= 39_900);
+    assert_continuous(&out, ms(0));
+}
+
+#[test]
 fn the_language_of_a_pad_can_be_set_in_a_line_of_gst_launch() {
     init();
     german("t_line");
@@ -641,7 +736,7 @@ impl Talk {
             self.rig.push(sound(self.at.get(), 20, level)).unwrap();
             self.at.set(self.at.get() + 20);
             self.heard_ms.set(self.heard_ms.get() + 20);
-            if self.at.get() % 100 == 0 {
+            if self.at.get().is_multiple_of(100) {
                 self.settle();
             }
         }
