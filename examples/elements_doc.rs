@@ -25,6 +25,27 @@ element back to NULL or READY. Text of array properties for gst-launch-1.0: `voc
 ";
 
 const REST: &str = "
+## Translations
+
+Each pad `translate_src_%u` of `scribetranscriber` gives the text in the language of its own property `language-code`
+(string, default `en`; any state): English, for Whisper translates into no other. Another language is a WARNING, and the pad
+gives GAPs in step with `src`, so that nobody downstream waits. The pads are children of the element:
+
+```sh
+gst-launch-1.0 -e filesrc location=rede.mp3 ! decodebin ! audioconvert ! scribetranscriber name=t model=base-q8_0 translate_src_0::language-code=en \\
+    t.src ! queue ! scribeenc format=vtt ! filesink location=rede.de.vtt \\
+    t.translate_src_0 ! queue ! scribeenc format=vtt ! filesink location=rede.en.vtt
+```
+
+- What is English already (`language-code=en`, `task=translate`, a model that knows English only) is decoded once: the pads give
+  the text of `src`. Else the sound is decoded a second time, however many pads ask for English; without one that is linked it is not.
+- `vocabulary` goes into the translation, `prompt` does not: it would be in the other language.
+- Segment, `lateness`, GAPs, tags, flushes and the end are those of `src`; the TAG on the pad says `en`. A pad that is linked
+  while it plays begins where the others are. No messages tell of translated text, and no pad `unsynced_src` has it.
+- One thread serves all pads: a queue behind each keeps one from holding up another.
+- Whoever refuses text behind one pad (not linked, flushing, at its end) holds up nobody as long as another takes it; an error
+  behind any pad is the stream's. `src` need not be linked.
+
 ## Messages
 
 On the bus as element messages, from `scribetranscriber`, `scribediarizer` and `scribeenroller` while `post-messages` is on.
@@ -157,10 +178,15 @@ fn element(out: &mut String, name: &str) {
             gst::PadDirection::Sink => "in",
             _ => "out",
         };
+        let presence = match template.presence() {
+            gst::PadPresence::Always => "always",
+            gst::PadPresence::Sometimes => "sometimes",
+            _ => "on request",
+        };
         let caps: Vec<String> = template.caps().iter().map(caps_text).collect();
         let _ = writeln!(
             out,
-            "| `{}` | {direction}, always | {} |",
+            "| `{}` | {direction}, {presence} | {} |",
             template.name_template(),
             caps.join("<br>")
         );

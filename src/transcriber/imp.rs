@@ -9,7 +9,9 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
+use super::ports::text_caps;
 use super::settings::{Settings, properties};
+use super::translations::{TranslatePad, Translations};
 use super::unsynced::Unsynced;
 use super::worker::Worker;
 use super::{CuePreset, Mode};
@@ -63,7 +65,6 @@ struct Engine {
 struct State {
     worker: Option<JoinHandle<()>>,
     group: Option<gst::GroupId>,
-    pango: bool,
     flow: Option<gst::FlowError>,
     engine: Engine,
     stats: SessionStats,
@@ -95,6 +96,7 @@ pub struct Transcriber {
     sinkpad: gst::Pad,
     srcpad: gst::Pad,
     unsynced: Unsynced,
+    translations: Translations,
     settings: Mutex<Settings>,
     state: Mutex<State>,
     ear: Ear,
@@ -121,6 +123,15 @@ impl Transcriber {
         &self.unsynced
     }
 
+    pub(super) fn translations(&self) -> &Translations {
+        &self.translations
+    }
+
+    /// The worker looks at what has changed.
+    pub(super) fn wake(&self) {
+        self.ear.inbox().poke();
+    }
+
     pub(super) fn way(&self) -> Way {
         self.state().way
     }
@@ -129,10 +140,6 @@ impl Transcriber {
     pub(super) fn due_ms(&self) -> u64 {
         let settings = self.settings();
         u64::from(settings.latency_ms) + u64::from(settings.lateness_ms)
-    }
-
-    pub(super) fn pango(&self) -> bool {
-        self.state().pango
     }
 
     pub(super) fn set_flow(&self, error: gst::FlowError) {
@@ -205,6 +212,7 @@ impl Transcriber {
             gst::EventView::FlushStart(_) => {
                 self.ear.inbox().flush_start();
                 self.unsynced.event(&event);
+                self.flush_translations(&event);
                 self.srcpad.push_event(event)
             }
             gst::EventView::FlushStop(_) => {
@@ -215,6 +223,7 @@ impl Transcriber {
                     self.state().flow = None;
                 }
                 self.unsynced.event(&event);
+                self.flush_translations(&event);
                 self.srcpad.push_event(event)
             }
             gst::EventView::StreamStart(e) => self.stream_start(e),
@@ -230,6 +239,12 @@ impl Transcriber {
             }
             _ if event.is_serialized() => self.event_in(event),
             _ => self.srcpad.push_event(event),
+        }
+    }
+
+    fn flush_translations(&self, event: &gst::Event) {
+        for pad in self.translations.all() {
+            pad.push_event(event.clone());
         }
     }
 
@@ -259,35 +274,11 @@ impl Transcriber {
                 return false;
             }
         }
-        let text = self.text_caps();
+        let text = text_caps(&self.srcpad);
         let forward = gst::event::Caps::builder(&text)
             .seqnum(event.seqnum())
             .build();
         self.event_in(forward)
-    }
-
-    /// Plain text unless downstream takes nothing but markup.
-    fn text_caps(&self) -> gst::Caps {
-        let utf8 = gst::Caps::builder("text/x-raw")
-            .field("format", "utf8")
-            .build();
-        let pango = gst::Caps::builder("text/x-raw")
-            .field("format", "pango-markup")
-            .build();
-        let allowed = self.srcpad.allowed_caps();
-        let only_pango =
-            allowed.is_some_and(|a| !a.can_intersect(&utf8) && a.can_intersect(&pango));
-        self.state().pango = only_pango;
-        if only_pango { pango } else { utf8 }
-    }
-
-    /// The caps to be said anew, if downstream has asked for others since.
-    pub(super) fn renegotiated(&self) -> Option<gst::Caps> {
-        if !self.srcpad.check_reconfigure() {
-            return None;
-        }
-        let caps = self.text_caps();
-        (self.srcpad.current_caps().as_ref() != Some(&caps)).then_some(caps)
     }
 
     /// The first segment says whether the source is live.
@@ -505,6 +496,7 @@ impl ObjectSubclass for Transcriber {
     const NAME: &'static str = "GstScribeTranscriber";
     type Type = super::Transcriber;
     type ParentType = gst::Element;
+    type Interfaces = (gst::ChildProxy,);
 
     fn with_class(klass: &Self::Class) -> Self {
         let template = |name: &str| {
@@ -537,6 +529,7 @@ impl ObjectSubclass for Transcriber {
             sinkpad,
             srcpad,
             unsynced: Unsynced::new(&template("unsynced_src")),
+            translations: Translations::default(),
             settings: Mutex::default(),
             state: Mutex::default(),
             ear: Ear::default(),
@@ -602,6 +595,23 @@ impl ObjectImpl for Transcriber {
 
 impl GstObjectImpl for Transcriber {}
 
+/// Its pads are its children: `translate_src_0::language-code=en` works in gst-launch-1.0.
+impl ChildProxyImpl for Transcriber {
+    fn children_count(&self) -> u32 {
+        u32::from(self.obj().num_pads())
+    }
+
+    fn child_by_index(&self, index: u32) -> Option<glib::Object> {
+        let pad = self.obj().pads().into_iter().nth(index as usize)?;
+        Some(pad.upcast())
+    }
+
+    fn child_by_name(&self, name: &str) -> Option<glib::Object> {
+        let pad = self.obj().pads().into_iter().find(|p| p.name() == name)?;
+        Some(pad.upcast())
+    }
+}
+
 impl ElementImpl for Transcriber {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
@@ -622,6 +632,7 @@ impl ElementImpl for Transcriber {
             let text = gst::Caps::builder("text/x-raw")
                 .field("format", gst::List::new(["utf8", "pango-markup"]))
                 .build();
+            let translated = Translations::template(&text);
             [
                 ("sink", gst::PadDirection::Sink, sound),
                 ("src", gst::PadDirection::Src, text),
@@ -631,9 +642,51 @@ impl ElementImpl for Transcriber {
             .filter_map(|(name, direction, caps)| {
                 gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
             })
+            .chain(translated)
             .collect()
         });
         &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        let Some(name) = self.translations.name(name) else {
+            gst::warning!(CAT, imp = self, "no pad can be named {name:?} now");
+            return None;
+        };
+        let pad = gst::PadBuilder::<TranslatePad>::from_template(template)
+            .name(name.as_str())
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || false,
+                    |imp| imp.src_query(pad.upcast_ref(), query),
+                )
+            })
+            .flags(gst::PadFlags::FIXED_CAPS)
+            .build();
+        let _ = pad.set_active(self.obj().current_state() > gst::State::Ready);
+        if let Err(error) = self.obj().add_pad(&pad) {
+            gst::error!(CAT, imp = self, "{error}");
+            return None;
+        }
+        self.translations.add(&pad);
+        self.obj().child_added(&pad, &name);
+        Some(pad.upcast())
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        if !self.translations.remove(pad) {
+            return;
+        }
+        let _ = pad.set_active(false);
+        self.obj().child_removed(pad, &pad.name());
+        let _ = self.obj().remove_pad(pad);
+        self.wake();
     }
 
     fn change_state(
@@ -658,7 +711,13 @@ impl ElementImpl for Transcriber {
                     return Err(gst::StateChangeError);
                 }
             }
-            gst::StateChange::PausedToReady => self.ear.inbox().shutdown(),
+            gst::StateChange::PausedToReady => {
+                self.ear.inbox().shutdown();
+                // Before `src`, which waits for the worker: one of them may hold it up.
+                for pad in self.translations.all() {
+                    let _ = pad.set_active(false);
+                }
+            }
             _ => {}
         }
         let outcome = self.parent_change_state(transition)?;

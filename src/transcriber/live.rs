@@ -8,18 +8,16 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
+use super::branch::{Branch, Ground};
 use super::imp::Way;
 use super::load::{Loaded, Loading};
-use super::output::Output;
 use super::worker::{Placed, Stop, Stream, Worker};
 use crate::audio::SampleIndex;
 use crate::intake::inbox::Take;
 use crate::messages;
 use crate::registry::Degraded;
-use crate::transcribe::file::{Models, SessionParams};
+use crate::transcribe::live::Skipped;
 use crate::transcribe::live::policy::LiveParams;
-use crate::transcribe::live::{Session as LiveSession, Skipped};
-use crate::transcribe::session::Session;
 
 /// How often a live stream is looked at where no sound comes.
 pub(super) const LIVE_TICK: Duration = Duration::from_millis(100);
@@ -53,7 +51,7 @@ impl Live {
     }
 }
 
-impl Stream {
+impl Ground {
     /// What is settled while there is no session: what was due.
     pub(super) fn settled_without_sessions(&self) -> SampleIndex {
         match &self.live {
@@ -85,18 +83,18 @@ impl Worker {
 
     /// Sound has come to a stream: notes whether it is live.
     pub(super) fn be_live(&self, stream: &mut Stream) {
-        if let Some(live) = &mut stream.live {
+        if let Some(live) = &mut stream.ground.live {
             live.heard();
             return;
         }
-        if !stream.sessions.is_empty() {
+        if !stream.main.sessions.is_empty() {
             return;
         }
         let Some(element) = self.element.upgrade() else {
             return;
         };
         if let Way::Live { paced } = element.imp().way() {
-            stream.live = Some(Live {
+            stream.ground.live = Some(Live {
                 paced,
                 heard: Instant::now(),
                 stalled: false,
@@ -112,7 +110,7 @@ impl Worker {
         let Some(loaded) = loading.loaded() else {
             return;
         };
-        for placed in std::mem::take(&mut stream.early) {
+        for placed in std::mem::take(&mut stream.ground.early) {
             self.give(stream, &placed, loaded);
         }
     }
@@ -123,7 +121,7 @@ impl Worker {
         stream: &mut Stream,
         loading: &mut Loading,
     ) -> Result<(), Stop> {
-        while loading.loaded().is_none() && !stream.early.is_empty() {
+        while loading.loaded().is_none() && !stream.ground.early.is_empty() {
             match self.inbox.take(self.epoch, false, LIVE_TICK) {
                 Take::Shutdown | Take::Flushed { .. } => return Err(Stop::Interrupted),
                 Take::Item(_) | Take::Nothing => {
@@ -139,42 +137,36 @@ impl Worker {
         Ok(())
     }
 
-    /// A session for one more channel of a stream that is live; `None` for a file.
-    pub(super) fn live_session(
-        &self,
-        stream: &Stream,
-        params: &SessionParams,
-        models: &Arc<Models>,
-        wake: &Arc<impl Fn() + Send + Sync + 'static>,
-    ) -> Option<Session> {
-        let live = stream.live.as_ref()?;
-        let (paced, due_ms) = (live.paced, live.due_ms);
-        let live = LiveParams {
+    /// What the sessions of a stream that is live work by.
+    pub(super) fn live_params(&self, live: &Live, loaded: &Loaded) -> LiveParams {
+        let due = live.due_ms * SAMPLES_A_MS;
+        let max_delay = u64::from(self.settings.max_delay_ms) * SAMPLES_A_MS;
+        LiveParams {
             step: u64::from(self.settings.step_ms) * SAMPLES_A_MS,
-            latency: paced.then_some(due_ms * SAMPLES_A_MS),
-            max_delay: paced.then_some(u64::from(self.settings.max_delay_ms) * SAMPLES_A_MS),
-            speech: params.speech_params,
-            verbatim: params.verbatim,
-        };
-        let wake = Arc::clone(wake);
-        let session = LiveSession::new(Arc::clone(models), params.clone(), live, wake);
-        Some(Session::Live(Box::new(session)))
+            latency: live.paced.then_some(due),
+            max_delay: live.paced.then_some(max_delay),
+            speech: loaded.params.speech_params,
+            verbatim: loaded.params.verbatim,
+        }
     }
 
     /// Notices that no sound comes, and that words are due at another time.
     pub(super) fn watch(&self, stream: &mut Stream, wants: bool) {
-        let Some(live) = &mut stream.live else {
+        let Some(live) = &mut stream.ground.live else {
             return;
         };
-        if !live.stalled && wants && live.heard.elapsed() >= STALL {
-            live.stalled = true;
-            stream.sessions.iter_mut().for_each(Session::stall);
-        }
+        let stalls = !live.stalled && wants && live.heard.elapsed() >= STALL;
+        live.stalled |= stalls;
         let due_ms = self.element.upgrade().map(|e| e.imp().due_ms());
-        if let Some(due_ms) = due_ms.filter(|ms| live.paced && *ms != live.due_ms) {
-            live.due_ms = due_ms;
-            let sessions = stream.sessions.iter_mut().filter_map(Session::live);
-            sessions.for_each(|s| s.set_latency(Some(due_ms * SAMPLES_A_MS)));
+        let due_ms = due_ms.filter(|ms| live.paced && *ms != live.due_ms);
+        live.due_ms = due_ms.unwrap_or(live.due_ms);
+        for session in stream.live_sessions() {
+            if stalls {
+                session.stall();
+            }
+            if let Some(due_ms) = due_ms {
+                session.set_latency(Some(due_ms * SAMPLES_A_MS));
+            }
         }
     }
 
@@ -185,15 +177,18 @@ impl Worker {
         stream: &mut Stream,
         loading: &mut Loading,
     ) {
-        let Some(live) = stream.live.as_mut().filter(|live| live.paced) else {
+        let paced = stream.ground.live.as_ref().is_some_and(|live| live.paced);
+        if !paced {
             return;
-        };
-        let mut sessions = stream.sessions.iter_mut().filter_map(Session::live);
+        }
         let (mut slow, mut spare) = (false, u64::MAX);
-        for session in &mut sessions {
+        for session in stream.live_sessions() {
             slow |= session.wants_smaller();
             spare = spare.min(session.spare());
         }
+        let Some(live) = &mut stream.ground.live else {
+            return;
+        };
         if slow {
             loading.send_for(self, true);
         } else if spare != u64::MAX
@@ -206,7 +201,7 @@ impl Worker {
         if let Some(given_up) = loading.switched(self) {
             self.tell_given_up(element, vec![given_up]);
             if let Some(loaded) = loading.loaded() {
-                let sessions = stream.sessions.iter_mut().filter_map(Session::live);
+                let sessions = stream.live_sessions();
                 sessions.for_each(|s| s.set_models(Arc::clone(&loaded.models)));
             }
         }
@@ -216,17 +211,19 @@ impl Worker {
     pub(super) fn tell_live(
         &self,
         element: &super::Transcriber,
-        stream: &mut Stream,
-        output: &Output,
-    ) -> Result<(), Stop> {
-        let several = stream.sessions.len() > 1;
-        for (channel, session) in stream.sessions.iter_mut().enumerate() {
+        branch: &mut Branch,
+        ground: &mut Ground,
+    ) {
+        let several = branch.sessions.len() > 1;
+        for (channel, session) in branch.sessions.iter_mut().enumerate() {
             let speaker = several.then(|| format!("Channel {}", channel + 1));
-            if let Some(partial) = session.partial() {
-                let times = [partial.start, partial.end].map(|at| stream.timeline.stream_ns(at));
+            if branch.serves.said
+                && let Some(partial) = session.partial()
+            {
+                let times = [partial.start, partial.end].map(|at| ground.timeline.stream_ns(at));
                 let speaker = speaker.as_deref();
                 let (text, revision) = (&partial.text, partial.revision);
-                if output.post_messages {
+                if self.settings.post_messages {
                     let message = messages::partial(element, text, times, revision, speaker);
                     let _ = element.post_message(message);
                 }
@@ -235,8 +232,8 @@ impl Worker {
             }
             let mut given_up = session.degraded();
             for Skipped { from, to } in session.skipped() {
-                let [start, end] = [from, to].map(|at| stream.timeline.running_ns(at).0);
-                let stream_time = stream.timeline.stream_ns(from).0;
+                let [start, end] = [from, to].map(|at| ground.timeline.running_ns(at).0);
+                let stream_time = ground.timeline.stream_ns(from).0;
                 let seconds = end.saturating_sub(start) as f64 / 1e9;
                 given_up.push(Degraded {
                     what: "live captions".into(),
@@ -247,7 +244,7 @@ impl Worker {
                         self.settings.max_delay_ms
                     ),
                 });
-                if let Some(live) = &mut stream.live {
+                if let Some(live) = &mut ground.live {
                     live.skipped += 1;
                     let message = gst::message::Qos::builder(true)
                         .running_time(gst::ClockTime::from_nseconds(start))
@@ -265,6 +262,5 @@ impl Worker {
             }
             self.tell_given_up(element, given_up);
         }
-        Ok(())
     }
 }

@@ -9,10 +9,10 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
+use super::IsolationSetting;
 use super::imp::CAT;
 use super::settings::Settings;
 use super::worker::{Stop, Worker};
-use super::{IsolationSetting, TaskSetting};
 use crate::error::engine_error;
 use crate::inference::isolated::Isolation;
 use crate::inference::{CancelToken, EngineError};
@@ -318,10 +318,7 @@ fn isolation(setting: IsolationSetting) -> Isolation {
 fn session_params(settings: &Settings, speech: WhisperSpec, vad: Option<VadSpec>) -> SessionParams {
     let mut params = SessionParams::new(speech, vad);
     params.language = settings.language();
-    params.task = match settings.task {
-        TaskSetting::Transcribe => crate::transcript::Task::Transcribe,
-        TaskSetting::Translate => crate::transcript::Task::Translate,
-    };
+    params.task = settings.task.task();
     params.prompt.clone_from(&settings.prompt);
     params.vocabulary.clone_from(&settings.vocabulary);
     params.beam = settings.beam_size;

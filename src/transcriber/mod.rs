@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 //! `scribetranscriber`: audio in, words or cues with times out.
 
+mod branch;
 mod imp;
 mod live;
 mod load;
 mod output;
+mod ports;
+mod report;
 pub(crate) mod settings;
 mod speakers;
+mod translations;
 mod unsynced;
 mod worker;
 
@@ -16,11 +20,14 @@ use gst::prelude::*;
 use crate::inference::manifest;
 use crate::inference::whisper_cpp::logging;
 pub use crate::intake::Channels;
+use crate::transcript::Task;
+pub use translations::TranslatePad;
 
 glib::wrapper! {
     /// See the module.
     pub struct Transcriber(ObjectSubclass<imp::Transcriber>)
-        @extends gst::Element, gst::Object;
+        @extends gst::Element, gst::Object,
+        @implements gst::ChildProxy;
 }
 
 /// What was asked of the model.
@@ -34,6 +41,15 @@ pub enum TaskSetting {
     /// English text.
     #[enum_value(name = "English text", nick = "translate")]
     Translate,
+}
+
+impl TaskSetting {
+    pub(crate) fn task(self) -> Task {
+        match self {
+            Self::Transcribe => Task::Transcribe,
+            Self::Translate => Task::Translate,
+        }
+    }
 }
 
 /// What a buffer holds.

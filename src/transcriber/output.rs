@@ -27,6 +27,8 @@ pub(super) struct Output {
     pub unit: Unit,
     pub pango: bool,
     pub post_messages: bool,
+    /// Its language is not the one that is spoken, and was told before.
+    pub translates: bool,
     segment: gst::FormattedSegment<gst::ClockTime>,
     position: Option<gst::ClockTime>,
     discont: bool,
@@ -48,6 +50,7 @@ impl Output {
             unit,
             pango: false,
             post_messages,
+            translates: false,
             segment: gst::FormattedSegment::new(),
             position: None,
             discont: true,
@@ -71,6 +74,16 @@ impl Output {
         self.segment = segment.clone();
     }
 
+    /// Where the text is.
+    pub(super) fn position(&self) -> Option<gst::ClockTime> {
+        self.position
+    }
+
+    /// The text begins there, in mid-segment.
+    pub(super) fn start_at(&mut self, position: Option<gst::ClockTime>) {
+        self.position = position;
+    }
+
     /// A new stream downstream: tags belong to a stream, so its language is said again.
     pub(super) fn new_stream(&mut self) {
         self.language.clear();
@@ -88,7 +101,8 @@ impl Output {
     /// A cue, as one buffer or a buffer a word.
     pub(super) fn cue(&mut self, src: &gst::Element, cue: &Cue, ends_segment: bool) -> Vec<Out> {
         let mut out = Vec::new();
-        if cue.segment.language != self.language && !cue.segment.language.is_empty() {
+        let language = &cue.segment.language;
+        if !self.translates && *language != self.language && !language.is_empty() {
             self.language.clone_from(&cue.segment.language);
             out.push(Out::Event(language_tag(&self.language)));
         }

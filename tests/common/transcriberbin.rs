@@ -312,7 +312,11 @@ impl TranscriberBin {
         if self.live && self.transcriber.current_state() == gst::State::Playing {
             super::eventually("the models answer", || {
                 let stats = self.transcriber.property::<gst::Structure>("stats");
-                stats.get::<u64>("in-work").unwrap() == 0 || self.passes_through()
+                // Nothing is in work while the models load, either.
+                let loaded = !stats.get::<&str>("engine").unwrap().is_empty();
+                let taken = stats.get::<f64>("buffered-seconds").unwrap() == 0.0;
+                let answered = stats.get::<u64>("in-work").unwrap() == 0;
+                (loaded && taken && answered) || self.passes_through()
             });
         }
     }
