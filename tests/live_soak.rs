@@ -153,7 +153,7 @@ fn a_day_of_live_sound_leaves_memory_flat_and_times_right() {
         if n % 500 == 0 {
             rig.out.clear();
         }
-        if (n + 1) * BUFFER_MS % HOUR_MS == 0 {
+        if ((n + 1) * BUFFER_MS).is_multiple_of(HOUR_MS) {
             let hour = (n + 1) * BUFFER_MS / HOUR_MS;
             let now = resident();
             if hour == 1 {
