@@ -33,8 +33,8 @@ gives GAPs in step with `src`, so that nobody downstream waits. The pads are chi
 
 ```sh
 gst-launch-1.0 -e filesrc location=rede.mp3 ! decodebin ! audioconvert ! scribetranscriber name=t model=base-q8_0 translate_src_0::language-code=en \\
-    t.src ! queue ! scribeenc format=vtt ! filesink location=rede.de.vtt \\
-    t.translate_src_0 ! queue ! scribeenc format=vtt ! filesink location=rede.en.vtt
+    t.src ! queue max-size-time=0 ! scribeenc format=vtt ! filesink location=rede.de.vtt \\
+    t.translate_src_0 ! queue max-size-time=0 ! scribeenc format=vtt ! filesink location=rede.en.vtt
 ```
 
 - What is English already (`language-code=en`, `task=translate`, a model that knows English only) is decoded once: the pads give
@@ -42,7 +42,8 @@ gst-launch-1.0 -e filesrc location=rede.mp3 ! decodebin ! audioconvert ! scribet
 - `vocabulary` goes into the translation, `prompt` does not: it would be in the other language.
 - Segment, `lateness`, GAPs, tags, flushes and the end are those of `src`; the TAG on the pad says `en`. A pad that is linked
   while it plays begins where the others are. No messages tell of translated text, and no pad `unsynced_src` has it.
-- One thread serves all pads: a queue behind each keeps one from holding up another.
+- One thread serves all pads: a queue behind each keeps one from holding up another. Without `max-size-time=0` it is full after
+  one cue, and a file pipeline never starts: one sink has its text and waits for the other's.
 - Whoever refuses text behind one pad (not linked, flushing, at its end) holds up nobody as long as another takes it; an error
   behind any pad is the stream's. `src` need not be linked.
 
