@@ -18,3 +18,11 @@ need() { # ELEMENT REMEDY
         exit 1
     fi
 }
+
+need_program() { # PATH EXAMPLE
+    if [ ! -x "$1" ]; then
+        echo "scribe: $1 is not built" >&2
+        echo "  remedy: cargo build --release --features cli --example $2" >&2
+        exit 1
+    fi
+}

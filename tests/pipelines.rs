@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use common::*;
+use rustix::process::{Pid, Signal, kill_process};
 
 const BURN: &str = "pipelines/burn_captions.sh";
+const MANY: &str = "pipelines/many_files.sh";
 const MICROPHONE: &str = "pipelines/microphone_to_terminal.sh";
 
 /// Whether the plugin, its model and gst-launch-1.0 are there.
@@ -178,6 +180,31 @@ fn without_textoverlay_the_recipe_says_where_it_is() {
     assert!(!captioned.exists());
 }
 
+#[test]
+fn many_files_are_captions_at_once() {
+    let program = repository("target/release/examples/batch");
+    if !can_hear() || !there(&program, "cargo build --release --features cli --examples") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (short, stereo) = (
+        repository("tests/data/speech_short.flac"),
+        repository("tests/data/stereo.flac"),
+    );
+
+    let options = [folder.path(), Path::new("--format"), Path::new("srt")];
+    let arguments: Vec<&Path> = options.into_iter().chain([&*short, &*stereo]).collect();
+    done(command(&repository(MANY), &arguments).output().unwrap());
+
+    for (file, word) in [("speech_short.srt", "amiable"), ("stereo.srt", "clubs")] {
+        let text = std::fs::read_to_string(folder.path().join(file)).unwrap();
+        assert!(
+            text.starts_with("1\n00:00:0") && text.contains(word),
+            "{text}"
+        );
+    }
+}
+
 fn listen(source: &str) -> Child {
     command(&repository(MICROPHONE), &[])
         .env("SOURCE", source)
@@ -189,9 +216,8 @@ fn listen(source: &str) -> Child {
 
 /// As Ctrl-C does: `timeout` passes it on.
 fn interrupt(child: &Child) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-    assert!(sent.success());
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
 }
 
 /// Real speech as fast as it was spoken. Its words come while it plays, not at its end, and Ctrl-C ends it well.
