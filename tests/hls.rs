@@ -30,7 +30,8 @@ const SPOKEN: [(f64, f64); 5] = [
     (23.898, 25.773),
 ];
 /// Those that begin a caption, because a long silence is before them, and how.
-const BEGINNINGS: [(usize, &str); 3] = [(0, "And Mr"), (3, "Go somewhere"), (4, "Go forward")];
+const BEGINNINGS: [(usize, &str); 3] =
+    [(0, "John Dashwood"), (3, "Go somewhere"), (4, "Go forward")];
 
 fn can_stream() -> bool {
     there(&plugin(), "make build")
@@ -131,10 +132,17 @@ fn script(input: &str, folder: &Path, options: &[&str]) -> Command {
 /// Waits until the playlist has captions of that number.
 fn wait_for_captions(folder: &Path, number: u32) {
     let playlist = folder.join("captions.m3u8");
-    let wanted = format!("captions{number:05}.vtt");
     let started = Instant::now();
-    while !std::fs::read_to_string(&playlist).is_ok_and(|text| text.contains(&wanted)) {
-        assert!(started.elapsed() < GUARD * 4, "it hangs before {wanted}");
+    // Several may come at once.
+    let is_there = |text: String| {
+        let numbers = text.lines().filter_map(|line| {
+            let name = line.strip_prefix("captions")?;
+            name.strip_suffix(".vtt")?.parse::<u32>().ok()
+        });
+        numbers.max() >= Some(number)
+    };
+    while !std::fs::read_to_string(&playlist).is_ok_and(is_there) {
+        assert!(started.elapsed() < GUARD * 4, "it hangs before {number}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -158,7 +166,7 @@ fn assert_in_step(shown: &Presentation) {
             .iter()
             .find(|cue| (cue.start - said).abs() <= 1.0)
             .unwrap_or_else(|| panic!("nothing at {said}: {cues:#?}"));
-        assert!(cue.text.starts_with(words), "{said}: {cue:?}");
+        assert!(cue.text.contains(words), "{said}: {cue:?}");
     }
     for cue in &cues {
         // It may stay for a second, and a live word is good to as much.
@@ -283,10 +291,14 @@ fn a_stream_that_is_interrupted_has_whole_playlists_of_its_window() {
     let shown = Presentation::read(&out);
     assert!(shown.has_ended);
     assert!(
-        shown.video.len() <= 3 && shown.captions.len() <= 3,
+        shown.video.len() <= 3 && shown.first_captions > 0,
         "{shown:?}"
     );
-    assert!(shown.first_captions > 0, "{shown:?}");
+    // Captions are there for the pictures that are there.
+    let first = &shown.captions[0];
+    let pictures = shown.starts_at();
+    assert!(first.start < pictures + 0.05, "{shown:?}");
+    assert!(first.start + first.length > pictures - 0.05, "{shown:?}");
 }
 
 /// Faster than it was spoken, pictures that are encoded anew: cut to the millisecond, with captions beside each.

@@ -196,7 +196,7 @@ fn many_files_are_captions_at_once() {
     let arguments: Vec<&Path> = options.into_iter().chain([&*short, &*stereo]).collect();
     done(command(&repository(MANY), &arguments).output().unwrap());
 
-    for (file, word) in [("speech_short.srt", "amiable"), ("stereo.srt", "clubs")] {
+    for (file, word) in [("speech_short.srt", "amiable"), ("stereo.srt", "meters")] {
         let text = std::fs::read_to_string(folder.path().join(file)).unwrap();
         assert!(
             text.starts_with("1\n00:00:0") && text.contains(word),

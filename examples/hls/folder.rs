@@ -42,10 +42,11 @@ impl Folder {
     pub fn new(options: &Options) -> Result<Self, Failure> {
         let path = options.folder.clone();
         fs::create_dir_all(&path).map_err(|e| named(&path, e))?;
+        let video = Playlist::new(options.segment, options.window);
         Ok(Self {
             path,
-            video: Playlist::new(options.segment, options.window),
-            words: Playlist::new(options.segment, options.window),
+            words: video.beside(),
+            video,
             master: Master {
                 language: options.language.clone(),
                 ..Master::default()
@@ -118,6 +119,7 @@ impl Folder {
         let bits_per_second = bytes.saturating_mul(8000) / milliseconds;
         let gone = self.video.add(segment);
         self.delete(0, gone)?;
+        self.forget_words()?;
         self.write(VIDEO, self.video.text(self.zero()).as_bytes())?;
         if bits_per_second > self.master.bits_per_second {
             // What it says is the most that a segment takes.
@@ -151,11 +153,20 @@ impl Folder {
                 remove(&self.path.join(&segment.file))?;
                 continue;
             }
-            let gone = self.words.add(segment);
-            self.delete(1, gone)?;
+            self.words.add(segment);
+            self.forget_words()?;
             self.write(WORDS, self.words.text(self.zero()).as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Captions whose pictures are no longer there.
+    fn forget_words(&mut self) -> Result<(), Failure> {
+        let Some(start_ns) = self.video.start_ns() else {
+            return Ok(());
+        };
+        let gone = self.words.remove_before(start_ns);
+        self.delete(1, gone)
     }
 
     fn delete(&mut self, of: usize, segments: Vec<Segment>) -> Result<(), Failure> {

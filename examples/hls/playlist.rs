@@ -26,8 +26,10 @@ pub struct Playlist {
     /// Segments that are no longer in it.
     removed: u64,
     target_s: u64,
-    /// Most segments that it holds; 0: all.
+    /// Most segments that it holds; 0: as many as there are.
     window: usize,
+    /// Nothing is ever removed.
+    keeps_all: bool,
     has_ended: bool,
 }
 
@@ -36,7 +38,16 @@ impl Playlist {
         Self {
             target_s: u64::from(segment_s),
             window,
+            keeps_all: window == 0,
             ..Self::default()
+        }
+    }
+
+    /// Captions beside it: they go with its pictures, for several may come at once.
+    pub fn beside(&self) -> Self {
+        Self {
+            window: 0,
+            ..self.clone()
         }
     }
 
@@ -50,8 +61,23 @@ impl Playlist {
             0 => 0,
             window => self.segments.len().saturating_sub(window),
         };
-        self.removed += too_many as u64;
-        self.segments.drain(..too_many).collect()
+        self.remove(too_many)
+    }
+
+    /// Removes what ends before `start_ns`, and gives it.
+    pub fn remove_before(&mut self, start_ns: u64) -> Vec<Segment> {
+        let old = |segment: &&Segment| segment.end_ns <= start_ns;
+        self.remove(self.segments.iter().take_while(old).count())
+    }
+
+    /// Where it begins.
+    pub fn start_ns(&self) -> Option<u64> {
+        self.segments.first().map(|s| s.start_ns)
+    }
+
+    fn remove(&mut self, count: usize) -> Vec<Segment> {
+        self.removed += count as u64;
+        self.segments.drain(..count).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -67,7 +93,7 @@ impl Playlist {
         let mut out = String::from("#EXTM3U\n#EXT-X-VERSION:6\n");
         let _ = writeln!(out, "#EXT-X-TARGETDURATION:{}", self.target_s);
         let _ = writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{}", self.removed);
-        if self.window == 0 {
+        if self.keeps_all {
             out += "#EXT-X-PLAYLIST-TYPE:EVENT\n";
         }
         for segment in &self.segments {

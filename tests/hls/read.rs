@@ -158,6 +158,11 @@ impl Presentation {
         spans
     }
 
+    /// When the first picture is shown, on the stream's clock.
+    pub fn starts_at(&self) -> f64 {
+        self.pts_of_segment(&self.video[0])
+    }
+
     fn pts_of_segment(&self, segment: &Segment) -> f64 {
         pts(&segment.file).into_iter().reduce(f64::min).unwrap()
     }
