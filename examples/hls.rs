@@ -99,11 +99,11 @@ fn play(pipeline: &gst::Pipeline, bus: &gst::Bus, mut folder: Folder) -> Result<
             gst::MessageView::Latency(_) => {
                 let _ = pipeline.recalculate_latency();
             }
-            gst::MessageView::Application(told) => {
-                if told.structure().is_some_and(|s| s.name() == INTERRUPTED) {
-                    pipeline.send_event(gst::event::Eos::new());
-                    deadline = Some(Instant::now() + LAST_FILES);
-                }
+            gst::MessageView::Application(told)
+                if told.structure().is_some_and(|s| s.name() == INTERRUPTED) =>
+            {
+                pipeline.send_event(gst::event::Eos::new());
+                deadline = Some(Instant::now() + LAST_FILES);
             }
             gst::MessageView::Element(element) => {
                 if let Some(structure) = element.structure() {
