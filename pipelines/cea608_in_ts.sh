@@ -21,14 +21,6 @@ if [ -d "$captions" ]; then
     export GST_PLUGIN_PATH
 fi
 
-need() { # ELEMENT REMEDY
-    # Not --exists: that wants a plugin's version to be GStreamer's own, or newer.
-    if ! gst-inspect-1.0 "$1" >/dev/null 2>&1; then
-        echo "scribe: GStreamer has no element $1" >&2
-        echo "  remedy: $2" >&2
-        exit 1
-    fi
-}
 need tttocea608 "scripts/caption_plugins.sh builds it (or cargo-c: gst-plugin-closedcaption; 0.14.2 is the newest for GStreamer 1.22)"
 need textwrap "scripts/caption_plugins.sh builds it (or cargo-c: gst-plugin-textwrap)"
 need cccombiner "apt-get install gstreamer1.0-plugins-bad"

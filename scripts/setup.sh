@@ -32,10 +32,10 @@ packages='build-essential cmake pkg-config libclang-dev libgstreamer1.0-dev libg
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
     gstreamer1.0-libav ca-certificates'
 # Parsers that are not ours (ffmpeg, xmllint, Python's: one of which has no wheel and is compiled, hence
-# python3-dev), reading examples in Python, linters, textoverlay (gstreamer1.0-x), and what CEA-608 wants: x264enc, and
+# python3-dev), a server of RTSP, reading examples in Python, linters, textoverlay (gstreamer1.0-x), and what CEA-608 wants: x264enc, and
 # the libraries that GStreamer's own caption plugins are built with.
 test_packages='python3-venv python3-dev python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
-    ffmpeg libxml2-utils espeak-ng shellcheck gstreamer1.0-x gstreamer1.0-plugins-ugly libpango1.0-dev libcairo2-dev'
+    gir1.2-gst-rtsp-server-1.0 ffmpeg libxml2-utils espeak-ng shellcheck gstreamer1.0-x gstreamer1.0-plugins-ugly libpango1.0-dev libcairo2-dev'
 # What looks at pages. Ubuntu has it as a snap alone, which no container runs: there the tests say that they look at
 # none.
 if ! grep -q '^ID=ubuntu$' /etc/os-release 2>/dev/null; then

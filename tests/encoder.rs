@@ -453,6 +453,191 @@ fn hls_gets_a_header_and_the_running_cue_in_each_fragment() {
     );
 }
 
+/// What a program or `multifilesink next-file=buffer` makes files of.
+fn fragments(h: &mut gst_check::Harness) -> Vec<(u64, u64, u64, String)> {
+    let mut all = Vec::new();
+    while let Some(buffer) = h.try_pull() {
+        let text = String::from_utf8(buffer.map_readable().unwrap().to_vec()).unwrap();
+        let (at, length) = (buffer.pts().unwrap(), buffer.duration().unwrap());
+        all.push((buffer.offset(), at.mseconds(), length.mseconds(), text));
+    }
+    all
+}
+
+fn fragmenter() -> gst_check::Harness {
+    init();
+    let mut h = gst_check::Harness::new("scribeenc");
+    h.element()
+        .unwrap()
+        .set_property("fragment-duration", 6000_u32);
+    h.set_src_caps_str(UTF8);
+    h
+}
+
+fn gap(h: &mut gst_check::Harness, start_ms: u64, length_ms: u64) {
+    let gap = gst::event::Gap::builder(ms(start_ms)).duration(ms(length_ms));
+    assert!(h.push_event(gap.build()));
+}
+
+#[test]
+fn fragments_of_equal_length_come_when_time_has_passed_them() {
+    let mut h = fragmenter();
+
+    push(&mut h, "First", 1000, Some(1000));
+    push(&mut h, "Over", 5500, Some(1000));
+    let first = fragments(&mut h);
+    gap(&mut h, 6500, 5400);
+    assert_eq!(fragments(&mut h), [], "a word may still come");
+    gap(&mut h, 11_900, 6200);
+    let rest = fragments(&mut h);
+    push(&mut h, "Last", 18_500, Some(700));
+    assert_eq!(fragments(&mut h), []);
+    h.push_event(gst::event::Eos::new());
+    let last = fragments(&mut h);
+
+    let caps = h.sinkpad().unwrap().current_caps().unwrap();
+    let name = caps.structure(0).unwrap().name().to_string();
+    assert_eq!(name, "application/x-subtitle-vtt-fragmented");
+    let map = |second: u64| {
+        format!(
+            "WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:{second:02}.000,MPEGTS:{}\n\n",
+            (3600 + second) * 90_000
+        )
+    };
+    let over = "00:00:05.500 --> 00:00:06.500\nOver\n\n";
+    let text = format!("{}00:00:01.000 --> 00:00:02.000\nFirst\n\n{over}", map(0));
+    assert_eq!(first, [(0, 0, 6000, text)]);
+    let silent = (2, 12_000, 6000, map(12));
+    assert_eq!(rest, [(1, 6000, 6000, map(6) + over), silent]);
+    let text = map(18) + "00:00:18.500 --> 00:00:19.200\nLast\n\n";
+    assert_eq!(last, [(3, 18_000, 1200, text)]);
+}
+
+/// The transport stream counts running time, whatever the recording's own time is.
+#[test]
+fn fragments_lie_on_running_time() {
+    let mut h = fragmenter();
+    h.element()
+        .unwrap()
+        .set_property("mpegts-offset", 10_000_u32);
+    let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    segment.set_start(ms(100_000));
+    segment.set_time(ms(50_000));
+    segment.set_base(ms(7000));
+    h.push_event(gst::event::Segment::new(&segment));
+
+    // Seven seconds and one.
+    push(&mut h, "Here", 101_000, Some(1000));
+    gap(&mut h, 102_000, 3000);
+
+    let text = "WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:06.000,MPEGTS:1440000\n\n\
+                00:00:08.000 --> 00:00:09.000\nHere\n\n";
+    // The fragment begins before the segment does.
+    assert_eq!(fragments(&mut h), [(1, 100_000, 6000, text.to_owned())]);
+}
+
+/// Words that wait for the end of their sentence keep their fragment open.
+#[test]
+fn a_fragment_waits_for_the_words_that_are_no_cue_yet() {
+    let mut h = fragmenter();
+    h.element().unwrap().set_property_from_str("cues", "make");
+
+    push(&mut h, "Not", 5000, Some(300));
+    gap(&mut h, 5300, 1000);
+    assert_eq!(fragments(&mut h), []);
+    push(&mut h, "yet.", 6300, Some(300));
+    h.push_event(gst::event::Eos::new());
+
+    let all = fragments(&mut h);
+    assert_eq!(all.len(), 2);
+    for (_, _, _, text) in all {
+        assert!(
+            text.contains("00:00:05.000 -->") && text.contains("Not yet."),
+            "{text}"
+        );
+    }
+}
+
+/// Live, each word or two are a segment of their own, and a sentence is a cue all the same: but not for longer than ten
+/// seconds, for somebody waits for the fragment.
+#[test]
+fn words_of_many_segments_are_one_cue_of_a_fragment() {
+    let mut h = fragmenter();
+    let mut word = |id: u64, text: &str, start_ms: u64| {
+        let (start, end) = (StreamNs(start_ms * MS), StreamNs((start_ms + 400) * MS));
+        let mut words = spread(text, start, end);
+        words[0].text.insert(0, ' ');
+        let cue = Cue {
+            start,
+            end,
+            lines: vec![text.to_owned()],
+            words,
+            segment: SegmentInfo {
+                id,
+                ..SegmentInfo::default()
+            },
+            speaker_id: None,
+            speaker: None,
+        };
+        let mut buffer = text_buffer(text, start_ms, Some(400));
+        meta::write_as(buffer.make_mut(), &cue, meta::Unit::Word, true);
+        h.push(buffer).unwrap();
+    };
+
+    for (id, text) in ["So", "it", "goes."].into_iter().enumerate() {
+        word(id as u64, text, 1000 + id as u64 * 500);
+    }
+    // Then somebody who makes no stop.
+    for id in 0..30 {
+        word(10 + id, "on", 3000 + id * 500);
+    }
+
+    let out = fragments(&mut h);
+    let text: String = out.iter().map(|(_, _, _, text)| text.as_str()).collect();
+    assert!(text.contains("\nSo it goes.\n"), "{text}");
+    assert_eq!(
+        out.len(),
+        2,
+        "what is older than ten seconds is out: {text}"
+    );
+    h.push_event(gst::event::Eos::new());
+    assert_eq!(fragments(&mut h).len(), 2);
+}
+
+#[test]
+fn a_flush_begins_the_fragments_anew() {
+    let mut h = fragmenter();
+    push(&mut h, "Void", 1000, Some(1000));
+
+    h.push_event(gst::event::FlushStart::new());
+    h.push_event(gst::event::FlushStop::new(true));
+    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    h.push_event(gst::event::Segment::new(&segment));
+    gap(&mut h, 0, 6000);
+
+    let all = fragments(&mut h);
+    assert_eq!(all.len(), 1);
+    assert!(!all[0].3.contains("Void") && all[0].0 == 0, "{all:?}");
+}
+
+#[test]
+fn other_formats_are_one_file_whatever_the_length_of_fragments() {
+    for format in ["srt", "json"] {
+        let mut h = harness(format, UTF8);
+        h.element()
+            .unwrap()
+            .set_property("fragment-duration", 1000_u32);
+
+        push(&mut h, "Hello", 0, Some(5000));
+        h.push_event(gst::event::Eos::new());
+
+        assert_eq!(
+            output(&mut h).matches("Hello").count(),
+            if format == "srt" { 1 } else { 2 }
+        );
+    }
+}
+
 #[test]
 fn a_hundred_cues_survive_twenty_changes_of_state() {
     init();

@@ -57,8 +57,9 @@ pub(super) enum Owner {
 /// Names that the transcriber and the diarizer share and that mean the same.
 const BOTH: [&str; 3] = ["memory-limit", "max-buffered", "post-messages"];
 /// Names of the diarizer that are another's here: there, and on the bin.
-const RENAMED: [(&str, &str); 2] = [
+const RENAMED: [(&str, &str); 3] = [
     ("latency", "speaker-latency"),
+    ("step", "speaker-step"),
     ("fallback", "speaker-fallback"),
 ];
 /// Names of the elements that the bin has a word of its own for.

@@ -38,7 +38,7 @@ const CAPS: &[(&str, Format)] = &[
     ("text/x-ctm", Format::Ctm),
 ];
 
-/// WebVTT for HLS: hlswebvttsink takes it and asks for fragments.
+/// WebVTT for HLS: hlswebvttsink takes it and asks for fragments, or they are of `fragment-duration` each.
 const FRAGMENTED: &str = "application/x-subtitle-vtt-fragmented";
 
 // Lock order: settings, then state. Neither is held across a push or a peer query.
@@ -272,8 +272,13 @@ impl Encoder {
         let allowed = self
             .srcpad
             .peer_query_caps(Some(&self.srcpad.pad_template_caps()));
-        let by_wish = CAPS.iter().filter(|(_, format)| *format == wanted);
-        let by_caps = CAPS.iter().filter(|(_, format)| *format != wanted);
+        // Fragments are no WebVTT file.
+        let fits = |name: &str, format: Format| {
+            settings.fragment_duration_ms == 0 || format != Format::Vtt || name == FRAGMENTED
+        };
+        let offered = || CAPS.iter().filter(|(name, format)| fits(name, *format));
+        let by_wish = offered().filter(|(_, format)| *format == wanted);
+        let by_caps = offered().filter(|(_, format)| *format != wanted);
         let chosen = by_wish
             .chain(by_caps.take_while(|_| !settings.format_is_set))
             .map(|(name, format)| (caps_of(name), *name, *format))

@@ -16,6 +16,9 @@ pub(super) struct Settings {
     pub format_is_set: bool,
     pub file_id: String,
     pub cue_ids: bool,
+    /// 0: one file.
+    pub fragment_duration_ms: u32,
+    pub mpegts_offset_ms: u32,
     pub cues: Cues,
     pub cue_preset: CuePreset,
     /// 0 in these: as the preset has it.
@@ -33,6 +36,9 @@ impl Default for Settings {
             format_is_set: false,
             file_id: "audio".into(),
             cue_ids: false,
+            fragment_duration_ms: 0,
+            // Where GStreamer's mpegtsmux begins to count.
+            mpegts_offset_ms: 3_600_000,
             cues: Cues::default(),
             cue_preset: CuePreset::default(),
             max_line_width: 0,
@@ -87,6 +93,8 @@ impl Settings {
                 self.file_id = id.unwrap_or_else(|| Self::default().file_id);
             }
             "cue-ids" => replace(&mut self.cue_ids, value),
+            "fragment-duration" => replace(&mut self.fragment_duration_ms, value),
+            "mpegts-offset" => replace(&mut self.mpegts_offset_ms, value),
             "cues" => replace(&mut self.cues, value),
             "cue-preset" => replace(&mut self.cue_preset, value),
             "max-line-width" => replace(&mut self.max_line_width, value),
@@ -103,6 +111,8 @@ impl Settings {
             "format" => self.format.to_value(),
             "file-id" => self.file_id.to_value(),
             "cue-ids" => self.cue_ids.to_value(),
+            "fragment-duration" => self.fragment_duration_ms.to_value(),
+            "mpegts-offset" => self.mpegts_offset_ms.to_value(),
             "cues" => self.cues.to_value(),
             "cue-preset" => self.cue_preset.to_value(),
             "max-line-width" => self.max_line_width.to_value(),
@@ -140,6 +150,13 @@ impl Settings {
                 .nick("Cue ids")
                 .blurb("Number the cues of WebVTT")
                 .default_value(defaults.cue_ids)
+                .mutable_ready()
+                .build(),
+            count("fragment-duration", "Fragment duration", "For HLS: a WebVTT file of this length in each buffer, in milliseconds of running time; 0: one file, cue by cue", 3_600_000),
+            glib::ParamSpecUInt::builder("mpegts-offset")
+                .nick("MPEG-TS offset")
+                .blurb("What the clock of the transport stream beside these fragments shows at the running time zero, in milliseconds; as it is, that of mpegtsmux")
+                .default_value(defaults.mpegts_offset_ms)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecEnum::builder_with_default("cues", defaults.cues)

@@ -11,11 +11,15 @@ use super::settings::Settings;
 use crate::audio::time::StreamNs;
 use crate::meta::{Transcribed, Unit};
 use crate::transcript::cues::{self, Bounds, CueStyle};
+use crate::transcript::formats::fragments::{Fragment, Fragments};
 use crate::transcript::formats::{Format, Relabel, Totals, Writer};
 use crate::transcript::{Cue, SegmentInfo, Turn, Word};
 
 /// Words that wait for the end of their sentence: no more than this, whatever comes.
 const WAITING_WORDS_MAX: usize = 300;
+
+/// The same in fragments, as sound: those who watch a stream wait with them.
+const WAITING_NS_MAX: u64 = 10_000_000_000;
 
 /// How long text without a duration is shown: at this many characters a second, within bounds.
 const READING_CPS: u64 = 15;
@@ -50,6 +54,8 @@ pub(super) struct State {
 /// One file.
 struct Writing {
     writer: Writer,
+    /// In its place where files of equal length are wanted.
+    fragments: Option<Fragments>,
     settings: Settings,
     style: CueStyle,
     waiting: Waiting,
@@ -91,7 +97,8 @@ impl State {
 
     /// A fragment shall begin at this running time.
     pub fn request_fragment(&mut self, running_time: gst::ClockTime) {
-        if self.output.as_ref().is_some_and(|o| o.is_fragmented) && self.fragments.len() < 64 {
+        let is_fragmented = self.output.as_ref().is_some_and(|o| o.is_fragmented);
+        if is_fragmented && !self.has_fragments() && self.fragments.len() < 64 {
             self.fragments.push_back(running_time);
         }
     }
@@ -118,7 +125,9 @@ impl State {
                 true => cues::spread(&cue.text(), cue.start, cue.end),
                 false => cue.words,
             };
-            out.extend(self.join(words, Some(cue.segment)));
+            // A live segment is what stood at once, a few words: fragments have sentences instead.
+            let info = Some(cue.segment).filter(|_| !self.has_fragments());
+            out.extend(self.join(words, info));
         } else {
             out.extend(self.release(Some(cue.start)));
             out.extend(self.cue(cue));
@@ -186,6 +195,10 @@ impl State {
         if let Some(running) = self.to_running(until) {
             out.extend(self.new_fragments(running));
         }
+        let waiting = self.writing.as_ref().and_then(|w| w.waiting.words.first());
+        let known = waiting.map_or(until, |word| until.min(word.start));
+        let known_ms = self.to_running_ms(known);
+        out.extend(self.fragments(|fragments| fragments.reach(known_ms)));
         out
     }
 
@@ -246,7 +259,12 @@ impl State {
             let end = w.last_end.unwrap_or(start).max(start);
             Some((start, end))
         });
-        out.extend(self.write(span, |writer, bytes| writer.finish(&totals, bytes)));
+        let end_ms = position.map_or(0, |p| self.to_running_ms(p));
+        if let Some(fragments) = self.writing.as_mut().and_then(|w| w.fragments.take()) {
+            out.extend(self.files(fragments.finish(end_ms)));
+        } else {
+            out.extend(self.write(span, |writer, bytes| writer.finish(&totals, bytes)));
+        }
         self.writing = None;
         out
     }
@@ -255,8 +273,17 @@ impl State {
     fn begin(&mut self, settings: &Settings) -> Vec<gst::Buffer> {
         if self.writing.is_none() {
             let format = self.output.as_ref().map(|o| o.format);
+            let is_fragmented = self.output.as_ref().is_some_and(|o| o.is_fragmented);
+            let length_ms = u64::from(settings.fragment_duration_ms);
+            let fragments = (is_fragmented && length_ms > 0).then(|| {
+                let segment = self.segment.as_ref();
+                let at_ms = segment.map_or(0, |s| running_ms(s, s.start()));
+                let offset_ms = u64::from(settings.mpegts_offset_ms);
+                Fragments::new(length_ms, at_ms, offset_ms, settings.cue_ids)
+            });
             self.writing = Some(Writing {
                 writer: Writer::new(format.unwrap_or_default(), settings.options()),
+                fragments,
                 style: settings.style(),
                 settings: settings.clone(),
                 waiting: Waiting::default(),
@@ -269,6 +296,8 @@ impl State {
             });
         }
         let is_started = match &mut self.writing {
+            // Each has a header of its own.
+            Some(writing) if writing.fragments.is_some() => true,
             Some(writing) => std::mem::replace(&mut writing.is_started, true),
             None => true,
         };
@@ -308,7 +337,12 @@ impl State {
                     .words
                     .last()
                     .is_some_and(|last| cues::ends_sentence(&last.text));
-            let is_full = waiting.words.len() >= WAITING_WORDS_MAX;
+            let is_long = writing.fragments.is_some()
+                && waiting
+                    .words
+                    .first()
+                    .is_some_and(|first| word.end.0.saturating_sub(first.start.0) > WAITING_NS_MAX);
+            let is_full = is_long || waiting.words.len() >= WAITING_WORDS_MAX;
             if is_other || is_pause || is_sentence || is_full {
                 out.extend(self.release(Some(word.start)));
             }
@@ -337,6 +371,9 @@ impl State {
 
     /// Writes a cue.
     fn cue(&mut self, cue: Cue) -> Vec<gst::Buffer> {
+        if self.has_fragments() {
+            return self.cue_of_fragments(cue);
+        }
         let mut out = Vec::new();
         if let Some(running) = self.to_running(cue.start) {
             out.extend(self.new_fragments(running));
@@ -358,6 +395,53 @@ impl State {
             writing.last_cue = Some(cue);
         }
         out
+    }
+
+    fn has_fragments(&self) -> bool {
+        self.writing.as_ref().is_some_and(|w| w.fragments.is_some())
+    }
+
+    /// Adds a cue to the file of its time.
+    fn cue_of_fragments(&mut self, cue: Cue) -> Vec<gst::Buffer> {
+        let at = |time| StreamNs(self.to_running_ms(time).saturating_mul(1_000_000));
+        let on_their_clock = Cue {
+            start: at(cue.start),
+            end: at(cue.end),
+            ..cue.clone()
+        };
+        let out = self.fragments(|fragments| fragments.cue(&on_their_clock));
+        if let Some(writing) = &mut self.writing {
+            writing.last_cue = Some(cue);
+        }
+        out
+    }
+
+    fn fragments(
+        &mut self,
+        with: impl FnOnce(&mut Fragments) -> Vec<Fragment>,
+    ) -> Vec<gst::Buffer> {
+        let fragments = self.writing.as_mut().and_then(|w| w.fragments.as_mut());
+        let done = fragments.map(with).unwrap_or_default();
+        self.files(done)
+    }
+
+    /// A buffer a file: its time and length are those of the file's span, its offset the file's number.
+    fn files(&self, fragments: Vec<Fragment>) -> Vec<gst::Buffer> {
+        let of = |fragment: Fragment| {
+            let mut buffer = gst::Buffer::from_slice(fragment.bytes);
+            let start = gst::ClockTime::from_mseconds(fragment.start_ms);
+            let segment = self.segment.as_ref();
+            // The first one may have begun before the segment.
+            let pts = segment.and_then(|s| s.position_from_running_time(start).or(s.start()));
+            let fields = buffer.make_mut();
+            fields.set_pts(pts);
+            fields.set_duration(gst::ClockTime::from_mseconds(
+                fragment.end_ms.saturating_sub(fragment.start_ms),
+            ));
+            fields.set_offset(fragment.index);
+            buffer
+        };
+        fragments.into_iter().map(of).collect()
     }
 
     /// Begins the fragments that are due at `running`: each has a header of its own, and again the
@@ -432,10 +516,29 @@ impl State {
         })
     }
 
+    /// Of what lies outside of the segment, too: a cue may linger.
+    fn to_running_ms(&self, time: StreamNs) -> u64 {
+        let Some(segment) = &self.segment else {
+            return 0;
+        };
+        running_ms(segment, self.to_position(time))
+    }
+
     fn to_running(&self, time: StreamNs) -> Option<gst::ClockTime> {
         let position = self.to_position(time)?;
         self.segment.as_ref()?.to_running_time(position)
     }
+}
+
+/// The running time of a position, zero for what is before it.
+fn running_ms(
+    segment: &gst::FormattedSegment<gst::ClockTime>,
+    position: Option<gst::ClockTime>,
+) -> u64 {
+    let running = segment.to_running_time_full(position);
+    running
+        .and_then(|signed| signed.positive())
+        .map_or(0, gst::ClockTime::mseconds)
 }
 
 /// Words of a text that follows on others: the first has a space before it unless its script has

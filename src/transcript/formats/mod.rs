@@ -7,6 +7,7 @@
 //! millisecond and come in order of time. docs/formats.md says what each format holds.
 
 mod ctm;
+pub mod fragments;
 pub mod json;
 mod rttm;
 mod srt;

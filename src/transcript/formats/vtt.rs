@@ -9,6 +9,19 @@ pub(super) fn header(out: &mut impl io::Write) -> io::Result<()> {
     out.write_all(b"WEBVTT\n\n")
 }
 
+/// For HLS: that `local_ms` in this file is `mpegts` on the clock of the transport stream, which has 33 bits.
+pub(super) fn header_of_fragment(
+    local_ms: u64,
+    mpegts: u64,
+    out: &mut impl io::Write,
+) -> io::Result<()> {
+    let (local, mpegts) = (clock(local_ms, '.'), mpegts % (1 << 33));
+    write!(
+        out,
+        "WEBVTT\nX-TIMESTAMP-MAP=LOCAL:{local},MPEGTS:{mpegts}\n\n"
+    )
+}
+
 pub(super) fn cue(id: Option<u64>, cue: &Shown, out: &mut impl io::Write) -> io::Result<()> {
     if let Some(id) = id {
         writeln!(out, "{id}")?;
