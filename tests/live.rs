@@ -269,6 +269,9 @@ fn an_utterance_ends_once() {
         .map(|(n, _)| n)
         .collect();
     assert_eq!(ends.len(), 2, "{order:?}");
+    let segment = |b: &gst::Buffer| gstscribe::meta::read(b).unwrap().cue.segment.id;
+    let segments: Vec<u64> = buffers(&out).iter().map(segment).collect();
+    assert_eq!(segments, [[0; 8].as_slice(), &[1; 4]].concat());
     let before = |at: usize| order[..at].iter().rfind(|n| n.starts_with('w')).cloned();
     assert_eq!(before(ends[0]), Some("w9".into()));
     assert_eq!(before(ends[1]), Some("w13".into()));

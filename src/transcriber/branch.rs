@@ -309,6 +309,10 @@ impl Branch {
             &worker.style,
         );
         self.previous_end = cues.last().map(|c| c.end).or(self.previous_end);
+        // An utterance is a segment, however many times some of its words stand.
+        if !spoken.complete && self.sessions.len() == 1 && !cues.is_empty() {
+            self.next_segment = self.next_segment.saturating_sub(1);
+        }
         let is_english = !self.serves.said || worker.says_english(self.sessions.first());
         for n in ports.of(self.serves) {
             let Some(port) = ports.get(n) else {
