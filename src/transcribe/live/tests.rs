@@ -45,6 +45,7 @@ struct Model {
     /// Writes a full stop behind the last word.
     stops: bool,
     avg_logprob: f32,
+    no_speech: f32,
 }
 
 const MODEL: Model = Model {
@@ -52,6 +53,7 @@ const MODEL: Model = Model {
     guesses: 200 * MS,
     stops: true,
     avg_logprob: -0.2,
+    no_speech: 0.05,
 };
 
 fn said(line: &Line, text: &str, stop: bool) -> Said {
@@ -93,6 +95,7 @@ impl Model {
             words: words.collect(),
             heard_to: heard.last().map(|l| SampleIndex(l.end)),
             avg_logprob: self.avg_logprob,
+            no_speech: self.no_speech,
             ..Answer::default()
         }
     }
@@ -316,6 +319,21 @@ fn noise_that_the_model_does_not_believe_gives_no_words() {
         .map(|(s, at)| at.saturating_sub(*s))
         .max();
     assert!(late.unwrap() <= 4 * SECOND + FRAME, "{late:?}");
+}
+
+#[test]
+fn a_text_in_which_the_model_hears_no_speech_is_none_until_there_is_some() {
+    let lines = script(&[0; 150]);
+    let model = |at: u64| Model {
+        no_speech: if at < 20 * SECOND { 0.6 } else { 0.1 },
+        ..MODEL
+    };
+
+    let run = play_with(&lines, LiveParams::default(), model, 44);
+
+    let early = run.words.iter().filter(|(_, at)| *at < 20 * SECOND);
+    assert_eq!(early.count(), 0);
+    assert!(run.words.len() > 60, "{}", run.words.len());
 }
 
 #[test]
