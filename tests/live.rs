@@ -658,6 +658,41 @@ fn a_model_that_is_too_slow_gives_way_to_a_smaller_one_and_comes_back() {
 }
 
 #[test]
+fn a_smaller_model_that_cannot_be_had_is_asked_for_once() {
+    let mut slow = FakeSpeech::hearing();
+    slow.delay = Duration::from_millis(800);
+    slow.register("live_stuck");
+    let mut never = FakeSpeech::hearing();
+    never.load_error = Some(EngineError::Failed {
+        what: "loading".into(),
+        why: "a test says so".into(),
+    });
+    let loads = Arc::clone(&never.loads);
+    never.register("live_never");
+    let element = transcriber("live_stuck");
+    element.set_property("fallback", "fake:live_never");
+    let stream = Stream::of(element);
+    stream.waits.set(false);
+
+    stream.quiet(500);
+    let mut n = 0u64;
+    let mut behind = 0;
+    while behind < 300 {
+        assert!(n < 4000, "it was never too slow");
+        behind += u64::from(loads.load(Ordering::SeqCst) > 0);
+        stream.word(2 + n % 90);
+        n += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    let told = stream.messages("scribe/degraded");
+    let reason = |s: &&gst::Structure| s.get::<String>("reason").unwrap();
+    let missing = told.iter().filter(|s| reason(s).contains("a test says so"));
+    assert_eq!(missing.count(), 1, "{told:?}");
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_file_that_is_played_is_heard_without_a_dead_lock() {
     // The sound goes to a sink with a clock, the text over a picture that waits for it: nothing prerolls before all do.
     FakeSpeech::hearing().register("live_played");

@@ -14,8 +14,8 @@ use crate::audio::SAMPLE_RATE;
 use crate::audio::speech;
 use crate::inference::Decoded;
 
-use super::RawWord;
 use super::packer::Plan;
+use super::{RawWord, folded};
 
 const SECOND: u32 = SAMPLE_RATE;
 /// Shorter texts cannot be judged by their compression.
@@ -354,19 +354,12 @@ fn ratio(text: &str) -> f32 {
     packed.map_or(1.0, |packed| text.len() as f32 / packed.len().max(1) as f32)
 }
 
-fn normal(word: &str) -> String {
-    word.chars()
-        .filter(|c| c.is_alphanumeric())
-        .flat_map(char::to_lowercase)
-        .collect()
-}
-
 /// The same word eight times, the same few words three times running over at least twelve words, or the same
 /// few characters where there are no spaces.
 pub(super) fn loops(text: &str) -> bool {
     let words: Vec<String> = text
         .split_whitespace()
-        .map(normal)
+        .map(folded)
         .filter(|w| !w.is_empty())
         .collect();
     if (1..=8).any(|n| {
@@ -419,10 +412,10 @@ fn leaks(text: &str, prompt: &str) -> bool {
     if prompt.is_empty() {
         return false;
     }
-    let told: Vec<String> = prompt.split_whitespace().map(normal).collect();
+    let told: Vec<String> = prompt.split_whitespace().map(folded).collect();
     let said: Vec<String> = text
         .split_whitespace()
-        .map(normal)
+        .map(folded)
         .filter(|w| !w.is_empty())
         .collect();
     let known = said.iter().filter(|w| told.contains(w)).count();
@@ -463,7 +456,7 @@ pub fn clean(
     }
     let all: String = words
         .iter()
-        .map(|(w, _)| normal(&w.text))
+        .map(|(w, _)| folded(&w.text))
         .collect::<Vec<_>>()
         .join(" ");
     let mean = words.iter().map(|(w, _)| w.probability).sum::<f32>() / words.len().max(1) as f32;

@@ -3,8 +3,8 @@
 
 use crate::audio::{SAMPLE_RATE, SampleIndex};
 
-use super::RawWord;
 use super::file::Spoken;
+use super::{RawWord, folded};
 
 /// Words on either side that are compared.
 const COMPARED: usize = 12;
@@ -45,7 +45,7 @@ fn drop_front(spoken: &mut Spoken, count: usize) {
 /// Longest run of the same words at about the same times: where in `a`, where in `b`, how many.
 fn longest_common(a: &[RawWord], b: &[RawWord]) -> Option<(usize, usize, usize)> {
     let same = |x: &RawWord, y: &RawWord| {
-        normal(&x.text) == normal(&y.text) && x.start.0.abs_diff(y.start.0) <= SAME_TIME
+        folded(&x.text) == folded(&y.text) && x.start.0.abs_diff(y.start.0) <= SAME_TIME
     };
     let mut best: Option<(usize, usize, usize)> = None;
     for i in 0..a.len() {
@@ -61,13 +61,6 @@ fn longest_common(a: &[RawWord], b: &[RawWord]) -> Option<(usize, usize, usize)>
         }
     }
     best
-}
-
-fn normal(word: &str) -> String {
-    word.chars()
-        .filter(|c| c.is_alphanumeric())
-        .flat_map(char::to_lowercase)
-        .collect()
 }
 
 #[cfg(test)]

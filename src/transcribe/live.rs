@@ -26,9 +26,9 @@ use crate::transcript::SegmentInfo;
 use super::file::{Models, SessionParams, SessionStats, Spoken};
 use super::guards::{self, GuardParams, WindowFacts};
 use super::packer::Plan;
-use super::{RawWord, words};
+use super::{RawWord, folded, words};
 use ladder::{Ladder, Level};
-use policy::{Answer, Ask, LiveParams, Outcome, Policy, Reason, Said, folded};
+use policy::{Answer, Ask, LiveParams, Outcome, Policy, Reason, Said};
 
 const SECOND: u64 = SAMPLE_RATE as u64;
 /// Frames of voice activity asked for at once: 4 s at most, where sound has waited.
@@ -169,12 +169,13 @@ impl Session {
             .spare()
     }
 
-    /// Goes on with other models; decodings that were asked for are finished with the old ones.
+    /// Goes on with other models: what was asked of the old ones is asked again.
     pub fn set_models(&mut self, models: Arc<Models>) {
         self.models = models;
         self.ladder.begin_anew();
         for piece in &mut self.pieces {
-            piece.policy.ladder_mut().begin_anew();
+            piece.asked = None;
+            piece.policy.begin_anew();
         }
         self.level = Level::Ends;
     }

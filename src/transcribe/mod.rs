@@ -12,6 +12,12 @@ pub mod words;
 
 use crate::audio::SampleIndex;
 
+/// A word as it is compared with others: without case and punctuation.
+fn folded(word: &str) -> String {
+    let kept = word.chars().filter(|c| c.is_alphanumeric());
+    kept.flat_map(char::to_lowercase).collect()
+}
+
 /// A word whose times are samples of the stream. Becomes a
 /// [`transcript::Word`](crate::transcript::Word) when it leaves the logic.
 #[derive(Clone, Debug, PartialEq)]

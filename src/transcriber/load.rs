@@ -32,7 +32,7 @@ pub(super) struct Loaded {
 struct Switch {
     coming: Receiver<Result<Models, EngineError>>,
     place: usize,
-    reason: &'static str,
+    smaller: bool,
 }
 
 type Outcome = Result<(Models, SessionParams), EngineError>;
@@ -42,6 +42,8 @@ pub(super) struct Loading {
     coming: Option<Receiver<Outcome>>,
     loaded: Option<Loaded>,
     switch: Option<Switch>,
+    /// No smaller model could be had: it is not asked for again.
+    is_smallest: bool,
     progress: Progress,
 }
 
@@ -129,6 +131,9 @@ impl Loading {
         let Some(loaded) = self.loaded.as_ref().filter(|_| self.switch.is_none()) else {
             return false;
         };
+        if smaller && self.is_smallest {
+            return false;
+        }
         let mut chain = loaded.chain();
         let place = match smaller {
             true => Some(loaded.place + 1).filter(|n| *n < chain.len()),
@@ -151,14 +156,10 @@ impl Loading {
         let Ok(coming) = worker.on_a_thread(find) else {
             return false;
         };
-        let reason = match smaller {
-            true => "decoding takes too long for live captions",
-            false => "there is time for it again",
-        };
         self.switch = Some(Switch {
             coming,
             place,
-            reason,
+            smaller,
         });
         true
     }
@@ -184,15 +185,21 @@ impl Loading {
                     what: "speech model".into(),
                     from,
                     to,
-                    reason: switch.reason.into(),
+                    reason: match switch.smaller {
+                        true => "decoding takes too long for live captions".into(),
+                        false => "there is time for it again".into(),
+                    },
                 })
             }
-            Err(error) => Some(Degraded {
-                what: "speech model".into(),
-                from: from.clone(),
-                to: from,
-                reason: format!("another cannot be had: {error}"),
-            }),
+            Err(error) => {
+                self.is_smallest |= switch.smaller;
+                Some(Degraded {
+                    what: "speech model".into(),
+                    from: from.clone(),
+                    to: from,
+                    reason: format!("another cannot be had: {error}"),
+                })
+            }
         }
     }
 }
@@ -223,6 +230,7 @@ impl Worker {
                 coming: Some(coming),
                 loaded: None,
                 switch: None,
+                is_smallest: false,
                 progress,
             }),
             Err(error) => {

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 
-use super::super::RawWord;
 use super::super::packer::Plan;
+use super::super::{RawWord, folded};
 use super::ladder::{Ladder, Level};
 use crate::audio::speech::{Speech, SpeechParams};
 use crate::audio::{SAMPLE_RATE, SampleIndex};
@@ -237,7 +237,6 @@ pub struct Policy {
     progress: SampleIndex,
     out: VecDeque<Outcome>,
     settled: SampleIndex,
-    given_up: u64,
 }
 
 impl Policy {
@@ -265,7 +264,6 @@ impl Policy {
             progress: start,
             out: VecDeque::new(),
             settled: start,
-            given_up: 0,
         }
     }
 
@@ -290,9 +288,19 @@ impl Policy {
         &self.ladder
     }
 
-    /// Another model: what was measured of the one before says nothing of it.
-    pub fn ladder_mut(&mut self) -> &mut Ladder {
-        &mut self.ladder
+    /// Another model: the tokens of what stands mean nothing to it, and what was measured of the one before says nothing
+    /// of it. What was asked has no answer.
+    pub fn begin_anew(&mut self) {
+        self.ladder.begin_anew();
+        if self.held {
+            self.release();
+        }
+        self.failed();
+        if let Some(from) = self.from {
+            self.from = Some(SampleIndex(self.done.0.saturating_sub(100 * MS)).max(from));
+        }
+        self.said.clear();
+        self.open.clear();
     }
 
     /// When a word is due, from now on.
@@ -512,7 +520,6 @@ impl Policy {
         if to <= oldest {
             return;
         }
-        self.given_up += self.speech_between(oldest, to);
         let open = std::mem::take(&mut self.open);
         self.commit(open, oldest, false);
         if self.held {
@@ -692,12 +699,14 @@ impl Policy {
 
     /// Words that stand from now on.
     fn commit(&mut self, mut words: Vec<Said>, to: SampleIndex, end: bool) {
+        if self.held && !words.is_empty() {
+            self.release();
+        }
         if let Some(most) = self.params.max_delay {
             let late = |s: &Said| s.word.end.plus(most) < self.sound_end;
             let count = words.iter().take_while(|s| late(s)).count();
             if count > 0 {
                 let (from, last) = (words[0].word.start, words[count - 1].word.end);
-                self.given_up += last.since(from);
                 self.out.push_back(Outcome::Skipped { from, to: last });
                 self.ladder.behind();
                 // The model knows of them all the same.
@@ -710,9 +719,6 @@ impl Policy {
         let Some(last) = words.last() else {
             return;
         };
-        if self.held {
-            self.release();
-        }
         self.done = self.done.max(last.word.end);
         self.progress = self.progress.max(to);
         let hold = end && last.ends_sentence() && last.bare > 0 && !self.is_due(&last.word);
@@ -919,17 +925,6 @@ impl Policy {
             && self.out.is_empty()
             && self.utterance().is_none()
     }
-
-    /// Samples of speech that were given up because there was no time for them.
-    pub fn given_up(&self) -> u64 {
-        self.given_up
-    }
-}
-
-/// A word as two decodings are compared: without case and punctuation.
-pub fn folded(text: &str) -> String {
-    let kept = text.chars().filter(|c| c.is_alphanumeric());
-    kept.flat_map(char::to_lowercase).collect()
 }
 
 /// Words that both begin with.
