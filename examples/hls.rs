@@ -22,6 +22,8 @@
 
 #[path = "hls/folder.rs"]
 mod folder;
+#[path = "common/interrupt.rs"]
+mod interrupt;
 #[path = "hls/options.rs"]
 mod options;
 #[path = "hls/playlist.rs"]
@@ -30,7 +32,6 @@ mod playlist;
 mod stream;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -41,8 +42,6 @@ use options::Options;
 
 /// What is on its way when Ctrl-C comes has this long to arrive.
 const LAST_FILES: Duration = Duration::from_secs(10);
-/// What Ctrl-C puts on the bus, so that there is one place to wait.
-const INTERRUPTED: &str = "hls/interrupted";
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -66,7 +65,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let folder = Folder::new(options)?;
     let pipeline = stream::pipeline(options)?;
     let bus = pipeline.bus().ok_or("no bus")?;
-    heed_ctrl_c(&bus)?;
+    interrupt::heed_ctrl_c(&bus)?;
     let is_good = play(&pipeline, &bus, folder)?;
     pipeline.set_state(gst::State::Null)?;
     Ok(is_good)
@@ -99,9 +98,7 @@ fn play(pipeline: &gst::Pipeline, bus: &gst::Bus, mut folder: Folder) -> Result<
             gst::MessageView::Latency(_) => {
                 let _ = pipeline.recalculate_latency();
             }
-            gst::MessageView::Application(told)
-                if told.structure().is_some_and(|s| s.name() == INTERRUPTED) =>
-            {
+            gst::MessageView::Application(told) if interrupt::is_interrupt(told) => {
                 pipeline.send_event(gst::event::Eos::new());
                 deadline = Some(Instant::now() + LAST_FILES);
             }
@@ -116,17 +113,4 @@ fn play(pipeline: &gst::Pipeline, bus: &gst::Bus, mut folder: Folder) -> Result<
     eprintln!("hls: the stream did not end within {LAST_FILES:?}; its last files may be missing");
     folder.end()?;
     Ok(false)
-}
-
-fn heed_ctrl_c(bus: &gst::Bus) -> Result<(), Failure> {
-    let asked = AtomicBool::new(false);
-    let bus = bus.clone();
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        let structure = gst::Structure::new_empty(INTERRUPTED);
-        let _ = bus.post(gst::message::Application::new(structure));
-    })
-    .map_err(|e| format!("Ctrl-C cannot be heeded: {e}").into())
 }

@@ -22,6 +22,8 @@
 
 #[path = "live_page/feed.rs"]
 mod feed;
+#[path = "common/interrupt.rs"]
+mod interrupt;
 #[path = "live_page/options.rs"]
 mod options;
 #[path = "live_page/server.rs"]
@@ -34,7 +36,6 @@ mod updates;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -47,8 +48,6 @@ use options::Options;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A viewer that takes nothing in holds up the end no longer than this.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// What Ctrl-C puts on the bus, so that there is one place to wait.
-const INTERRUPTED: &str = "live-page/interrupted";
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -73,7 +72,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let bus = pipeline.bus().ok_or("no bus")?;
     // Ctrl-C still comes this way when a failed stream is in NULL.
     pipeline.set_auto_flush_bus(false);
-    heed_ctrl_c(&bus)?;
+    interrupt::heed_ctrl_c(&bus)?;
 
     let feed = Feed::new(&options.title(), options.history as usize);
     let listener = TcpListener::bind(options.listen)
@@ -142,7 +141,7 @@ fn play(pipeline: &gst::Pipeline, bus: &gst::Bus, feed: &Feed, exits_at_end: boo
                 let _ = pipeline.set_state(gst::State::Playing);
             }
             gst::MessageView::Application(told) => {
-                let is_ours = told.structure().is_some_and(|s| s.name() == INTERRUPTED);
+                let is_ours = interrupt::is_interrupt(told);
                 if is_ours && !is_over {
                     // The words so far come out.
                     pipeline.send_event(gst::event::Eos::new());
@@ -164,17 +163,4 @@ fn play(pipeline: &gst::Pipeline, bus: &gst::Bus, feed: &Feed, exits_at_end: boo
     }
     feed.take(Update::Status(Status::Ended));
     is_good
-}
-
-fn heed_ctrl_c(bus: &gst::Bus) -> Result<(), Failure> {
-    let asked = AtomicBool::new(false);
-    let bus = bus.clone();
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        let structure = gst::Structure::new_empty(INTERRUPTED);
-        let _ = bus.post(gst::message::Application::new(structure));
-    })
-    .map_err(|e| format!("Ctrl-C cannot be heeded: {e}").into())
 }

@@ -21,8 +21,8 @@ use crate::inference::onnx::whisper::optimum::OptimumSpec;
 use crate::inference::times::Times;
 use crate::inference::whisper_cpp::WhisperCppSpec;
 use crate::inference::{
-    BatchParams, CancelToken, Decoded, EngineError, Language, Layout, ProcessStats, VAD_FRAME,
-    VadBlock, VadProbs, VadState, Window,
+    BatchParams, CancelToken, Decoded, EngineError, Layout, ProcessStats, VAD_FRAME, VadBlock,
+    VadProbs, VadState, Window,
 };
 use crate::registry::{
     Class, Degraded, FileStamp, FirstOf, Lease, ModelStats, Registry, Request, Ticket, VadSpec,
@@ -32,6 +32,7 @@ use crate::transcript::{SegmentInfo, Task};
 
 use super::RawWord;
 use super::guards::{self, GuardParams, Ladder, Pass, Verdict, WindowFacts};
+use super::language::Votes;
 use super::packer::{Packer, Plan};
 use super::{join, words};
 
@@ -45,8 +46,8 @@ const MOST_UNHEARD: u64 = 2 * (VAD_BLOCK_FRAMES * VAD_FRAME) as u64;
 const WORD_TIME_OFFSET_MS: f64 = 100.0;
 /// Frames below this level, -46 dBFS, count as pauses where no voice activity model runs.
 const QUIET_LEVEL: f32 = 0.005;
-/// Windows whose language is heard one by one before it is settled.
-const LANGUAGE_VOTES: usize = 3;
+/// Least speech in a window whose language counts: 5 s.
+const LANGUAGE_SPEECH: u64 = 5 * SAMPLE_RATE as u64;
 
 /// What a session works by.
 #[derive(Clone, Debug)]
@@ -559,8 +560,7 @@ pub struct Session {
     in_flight: VecDeque<InFlight>,
     /// Words of a window that the next one overlaps.
     held: Option<(Plan, Spoken)>,
-    language: Option<String>,
-    votes: Vec<String>,
+    language: Votes,
     settled: SampleIndex,
     stats: SessionStats,
 }
@@ -591,8 +591,7 @@ impl Session {
             planned: VecDeque::new(),
             in_flight: VecDeque::new(),
             held: None,
-            language,
-            votes: Vec::new(),
+            language: Votes::new(language),
             settled: SampleIndex(0),
             stats: SessionStats::default(),
         }
@@ -785,10 +784,7 @@ impl Session {
         let window = Window {
             id: 0,
             samples: Arc::clone(&part.samples),
-            language: self
-                .language
-                .clone()
-                .map_or(Language::Auto, Language::Fixed),
+            language: self.language.language(),
             task: self.params.task,
             prompt: if part.prompt {
                 self.params.prompt.clone()
@@ -827,7 +823,9 @@ impl Session {
                 };
                 part.ticket = None;
                 let decoded = answer?;
-                self.vote(&decoded, &part.plan);
+                if part.plan.speech_samples() >= LANGUAGE_SPEECH {
+                    self.language.take(&decoded);
+                }
                 let facts =
                     WindowFacts::of(&part.plan, &part.samples, &self.prompt_text(part.prompt));
                 let verdict = guards::judge(&decoded, &facts, &self.guard_params);
@@ -928,21 +926,6 @@ impl Session {
             )
         } else {
             String::new()
-        }
-    }
-
-    /// The first windows say which language it is; then it stays.
-    fn vote(&mut self, decoded: &Decoded, plan: &Plan) {
-        if self.language.is_some()
-            || decoded.tokens.is_empty()
-            || plan.speech_samples() < 5 * u64::from(SAMPLE_RATE)
-        {
-            return;
-        }
-        self.votes.push(decoded.language.clone());
-        if self.votes.len() >= LANGUAGE_VOTES {
-            let count = |code: &String| self.votes.iter().filter(|v| *v == code).count();
-            self.language = self.votes.iter().max_by_key(|code| count(code)).cloned();
         }
     }
 

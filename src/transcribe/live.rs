@@ -17,14 +17,15 @@ use std::time::{Duration, Instant};
 use crate::audio::buffer::SampleBuffer;
 use crate::audio::{SAMPLE_RATE, SampleIndex, speech};
 use crate::inference::{
-    BatchParams, CancelToken, Decoded, EngineError, Language, ProcessStats, Token, VAD_FRAME,
-    VadBlock, VadProbs, VadState, Window,
+    BatchParams, CancelToken, Decoded, EngineError, ProcessStats, Token, VAD_FRAME, VadBlock,
+    VadProbs, VadState, Window,
 };
 use crate::registry::{Class, Degraded, Ticket};
 use crate::transcript::SegmentInfo;
 
 use super::file::{Models, SessionParams, SessionStats, Spoken};
 use super::guards::{self, GuardParams, WindowFacts};
+use super::language::Votes;
 use super::packer::Plan;
 use super::{RawWord, folded, words};
 use ladder::{Ladder, Level};
@@ -43,8 +44,7 @@ const LOUD_DECAY: f32 = 0.9996;
 const MOST_UNDONE: u64 = 15 * SECOND;
 /// Decodings that may fail in a row.
 const MOST_FAILED: u32 = 3;
-/// Windows whose language is heard one by one before it is settled, and the least speech in them.
-const LANGUAGE_VOTES: usize = 3;
+/// Least speech in a window whose language counts: 3 s.
 const LANGUAGE_SPEECH: u64 = 3 * SECOND;
 /// A word that was heard before is looked for so near to where it was, without a prefix.
 const SAME_PLACE: u64 = SECOND * 3 / 2;
@@ -108,8 +108,7 @@ pub struct Session {
     pieces: VecDeque<Piece>,
     ladder: Ladder,
     level: Level,
-    language: Option<String>,
-    votes: Vec<String>,
+    language: Votes,
     stats: SessionStats,
     settled: SampleIndex,
     partial: Partial,
@@ -139,8 +138,7 @@ impl Session {
             wake,
             pieces: VecDeque::new(),
             level: Level::default(),
-            language,
-            votes: Vec::new(),
+            language: Votes::new(language),
             stats: SessionStats::default(),
             settled: SampleIndex(0),
             partial: Partial {
@@ -392,7 +390,7 @@ impl Session {
     fn go_on(&mut self, piece: &mut Piece, out: &mut Vec<Spoken>) -> Result<(), EngineError> {
         let mut info = SegmentInfo {
             task: self.params.task,
-            language: self.language.clone().unwrap_or_default(),
+            language: self.language.settled().to_owned(),
             ..SegmentInfo::default()
         };
         if let Some(asked) = &mut piece.asked
@@ -402,7 +400,9 @@ impl Session {
             match result {
                 Ok(decoded) => {
                     self.failed = 0;
-                    self.vote(&decoded, &asked.plan);
+                    if asked.plan.speech_samples() >= LANGUAGE_SPEECH {
+                        self.language.take(&decoded);
+                    }
                     info.language.clone_from(&decoded.language);
                     info.avg_logprob = decoded.avg_logprob;
                     info.no_speech_prob = decoded.sot_no_speech;
@@ -451,10 +451,7 @@ impl Session {
         let window = Window {
             id: 0,
             samples: samples.into(),
-            language: self
-                .language
-                .clone()
-                .map_or(Language::Auto, Language::Fixed),
+            language: self.language.language(),
             task: self.params.task,
             prompt: self.params.prompt.clone(),
             vocabulary: self.params.vocabulary.clone(),
@@ -473,8 +470,8 @@ impl Session {
         // What stands for good is worth several texts; a step is decoded again soon.
         let beam = match (ask.reason, self.params.beam) {
             (Reason::Step, beam) => beam.max(1),
-            (Reason::End | Reason::Rest, 0) => self.models.default_beam(),
-            (Reason::End | Reason::Rest, beam) => beam,
+            (_, 0) => self.models.default_beam(),
+            (_, beam) => beam,
         };
         let params = BatchParams {
             beam,
@@ -484,7 +481,7 @@ impl Session {
         // Ends first: all that was said waits for them.
         let (class, deadline) = match ask.reason {
             Reason::Step => (Class::Live, None),
-            Reason::End | Reason::Rest => {
+            Reason::End | Reason::Cut | Reason::Rest => {
                 let due = self.live.latency.unwrap_or(0) as f64 / SECOND as f64;
                 let due = Instant::now() + Duration::from_secs_f64(due);
                 (Class::LiveDeadline, Some(due))
@@ -530,21 +527,6 @@ impl Session {
             no_speech,
             heard_to: decoded.alignment_end.map(heard_to),
             silent: asked.facts.silent,
-        }
-    }
-
-    /// The first windows say which language it is; then it stays.
-    fn vote(&mut self, decoded: &Decoded, plan: &Plan) {
-        if self.language.is_some()
-            || decoded.tokens.is_empty()
-            || plan.speech_samples() < LANGUAGE_SPEECH
-        {
-            return;
-        }
-        self.votes.push(decoded.language.clone());
-        if self.votes.len() >= LANGUAGE_VOTES {
-            let count = |code: &String| self.votes.iter().filter(|v| *v == code).count();
-            self.language = self.votes.iter().max_by_key(|code| count(code)).cloned();
         }
     }
 

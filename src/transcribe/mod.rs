@@ -5,6 +5,7 @@ pub mod attribution;
 pub mod file;
 pub mod guards;
 pub mod join;
+mod language;
 pub mod live;
 pub mod packer;
 pub mod session;

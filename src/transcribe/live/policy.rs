@@ -136,6 +136,8 @@ pub enum Reason {
     Step,
     /// Somebody has stopped.
     End,
+    /// Somebody speaks for so long that it does not wait for the end.
+    Cut,
     /// What a decoding at an end left out.
     Rest,
 }
@@ -227,8 +229,8 @@ pub struct Policy {
     decoded_to: SampleIndex,
     /// Speech up to here is part of an utterance that has ended.
     closed: SampleIndex,
-    /// An utterance that has ended and is to be decoded up to there.
-    end_due: Option<SampleIndex>,
+    /// An utterance that has ended, or is cut, and is to be decoded up to there.
+    end_due: Option<(SampleIndex, Reason)>,
     asked: Option<(Ask, SampleIndex)>,
     rest: Option<Ask>,
     /// Whether the last decodings in between were good, the newest first.
@@ -379,9 +381,9 @@ impl Policy {
         let long = self.ladder.level() >= Level::Ends
             && self.heard().since(start.max(self.done)) >= ENDPOINT_CAP.min(cap);
         if quiet >= hang {
-            self.end_due = Some(last.plus(TAIL).min(self.heard()));
+            self.end_due = Some((last.plus(TAIL).min(self.heard()), Reason::End));
         } else if long {
-            self.end_due = Some(self.heard());
+            self.end_due = Some((self.heard(), Reason::Cut));
         }
     }
 
@@ -437,15 +439,16 @@ impl Policy {
         if self.end_due.is_none() && (self.ended || self.stalled) {
             let all = self.ended || self.heard().plus(SECOND) > self.sound_end;
             if self.utterance().is_some() && all {
-                self.end_due = Some(self.heard());
+                self.end_due = Some((self.heard(), Reason::End));
             }
         }
         self.skip();
         let start = self.utterance()?;
         let from = self.from?;
-        if let Some(to) = self.end_due {
-            let (from, to) = self.fit(from, to);
-            return Some(self.ask(Reason::End, from, to));
+        if let Some((end, reason)) = self.end_due {
+            let (from, to) = self.fit(from, end);
+            let reason = if to < end { Reason::Cut } else { reason };
+            return Some(self.ask(reason, from, to));
         }
         let level = self.ladder.level();
         if level >= Level::Ends {
@@ -532,7 +535,7 @@ impl Policy {
         self.done = self.done.max(to);
         self.closed = self.closed.max(to);
         self.progress = to;
-        self.end_due = self.end_due.filter(|end| *end > to);
+        self.end_due = self.end_due.filter(|(end, _)| *end > to);
     }
 
     /// Takes what was answered to the last question.
@@ -551,6 +554,7 @@ impl Policy {
         match ask.reason {
             Reason::Step => self.step(&ask, answer),
             Reason::End => self.finish(&ask, answer),
+            Reason::Cut => self.finish_part(&ask, answer),
             Reason::Rest => self.finish_rest(&ask, answer),
         }
         let keep = self.oldest_needed().0.saturating_sub(SECOND);
@@ -582,7 +586,7 @@ impl Policy {
         };
         match ask.reason {
             Reason::Step => self.decoded_to = self.decoded_to.max(ask.to),
-            Reason::End => {}
+            Reason::End | Reason::Cut => {}
             Reason::Rest => self.rest = Some(ask),
         }
     }
@@ -797,8 +801,23 @@ impl Policy {
             };
             self.rest = Some(ask);
         } else {
-            self.close(ask);
+            self.close(ask.to);
         }
+    }
+
+    /// The last word may be cut in two: what lies near the end is heard again with what comes.
+    fn finish_part(&mut self, ask: &Ask, mut answer: Answer) {
+        let unsure = answer.loops || answer.silent || answer.avg_logprob < BAD_LOGPROB;
+        let whole = |s: &&Said| s.word.end.plus(KEEP_BACK) < ask.to;
+        let count = answer.words.iter().take_while(whole).count();
+        answer.words.truncate(count);
+        if unsure || self.is_nobody(ask, &answer) || count == 0 {
+            self.close(ask.to);
+            return;
+        }
+        self.append(&answer);
+        self.commit(answer.words, ask.to, false);
+        self.close(self.done);
     }
 
     fn finish_rest(&mut self, ask: &Ask, mut answer: Answer) {
@@ -808,18 +827,18 @@ impl Policy {
             answer.words.drain(..again);
             self.commit(answer.words, ask.to, true);
         }
-        self.close(ask);
+        self.close(ask.to);
     }
 
-    /// An utterance is done with.
-    fn close(&mut self, ask: &Ask) {
+    /// What was said before `to` is done with.
+    fn close(&mut self, to: SampleIndex) {
         self.end_due = None;
         self.open.clear();
         self.good.clear();
-        self.done = self.done.max(ask.to);
-        self.closed = self.closed.max(ask.to);
-        self.progress = self.progress.max(ask.to);
-        self.trim(ask.to, CONTEXT, CONTEXT_SLACK);
+        self.done = self.done.max(to);
+        self.closed = self.closed.max(to);
+        self.progress = self.progress.max(to);
+        self.trim(to, CONTEXT, CONTEXT_SLACK);
     }
 
     /// Leaves about `keep` of what was said before `end`: a word and its sound go together.

@@ -236,6 +236,27 @@ fn what_was_said_stands_soon_after_somebody_stops() {
 }
 
 #[test]
+fn a_word_that_is_cut_in_two_is_not_lost() {
+    let pauses = [
+        4, 0, 378, 61, 86, 1151, 13, 318, 92, 58, 82, 34, 47, 218, 99, 340, 44, 1, 45, 62, 0,
+    ];
+    let lines = script(&pauses);
+    let params = LiveParams {
+        step: 300 * MS,
+        ..LiveParams::default()
+    };
+    let model = Model {
+        cost: 513 * MS,
+        guesses: 0,
+        ..MODEL
+    };
+
+    let run = play(&lines, params, model, 16);
+
+    assert_eq!(texts(&run), wanted(&lines));
+}
+
+#[test]
 fn a_full_stop_goes_where_somebody_speaks_on() {
     let mut pauses = vec![0; 12];
     pauses[5] = 600;
