@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::*;
 use gst::prelude::*;
-use gstscribe::inference::EngineError;
 use gstscribe::inference::fake::{self, FakeSpeech};
+use gstscribe::inference::{EngineError, Token};
 use gstscribe::transcript::Transcript;
 use gstscribe::transcript::formats::{self, Format, Options};
 
@@ -245,6 +245,70 @@ fn sound_that_comes_twice_is_heard_once() {
 
     let heard = heard.load(Ordering::SeqCst);
     assert!(heard.abs_diff(4 * 16_000) < 1600, "{heard} samples");
+}
+
+/// Stretches of a window that are loud, with their loudness in tenths, where a pause is 300 ms of silence.
+fn bursts(samples: &[f32]) -> Vec<(usize, usize, usize)> {
+    let mut found: Vec<(usize, usize, usize)> = Vec::new();
+    for (n, sample) in samples.iter().enumerate().filter(|(_, s)| s.abs() > 0.01) {
+        let level = (sample.abs() * 10.0).round() as usize;
+        match found.last_mut().filter(|last| n - last.1 < 4800) {
+            Some(last) => *last = (last.0, n, last.2.max(level)),
+            None => found.push((n, n, level)),
+        }
+    }
+    found
+}
+
+#[test]
+fn speech_that_the_model_jumps_over_is_heard_again() {
+    let windows = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&windows);
+    FakeSpeech::new(move |window, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let mut all = bursts(&window.samples);
+        // Of three it leaves out the second, of two the first.
+        match all.len() {
+            3 => drop(all.remove(1)),
+            2 => drop(all.remove(0)),
+            _ => {}
+        }
+        let mut decoded = fake::spread("", window);
+        let mut end = 0;
+        for (from, to, level) in all {
+            let step = (to - from) / 4;
+            for n in 0..4 {
+                let until = (from + (n + 1) * step) as u32;
+                if until > end + 2 * 16_000 {
+                    decoded.gaps.push((end, until));
+                }
+                end = until;
+                decoded.tokens.push(Token {
+                    id: (level * 10 + n) as u32,
+                    bytes: format!(" w{level}{n}").into_bytes(),
+                    probability: 0.9,
+                    start: Some((from + n * step) as u32),
+                    end: Some(until),
+                });
+            }
+        }
+        decoded.alignment_end = Some(end);
+        Ok(decoded)
+    })
+    .register("jumps");
+    let rig = Rig::new("jumps");
+    rig.begin();
+    rig.sound(0, 4000, 0.3).silence(4000, 5200);
+    rig.sound(5200, 9200, 0.5).silence(9200, 10_400);
+    rig.sound(10_400, 14_400, 0.7).silence(14_400, 15_000);
+
+    let out = rig.finish();
+
+    let said: Vec<String> = words(&out).into_iter().map(|w| w.0).collect();
+    let wanted = [3, 5, 7].map(|level| [0, 1, 2, 3].map(|n| format!("w{level}{n}")));
+    assert_eq!(said, wanted.as_flattened());
+    // All, what lies behind the first, and the two by themselves.
+    assert_eq!(windows.load(Ordering::SeqCst), 4);
 }
 
 #[test]
@@ -1639,7 +1703,7 @@ fn text_in_many_scripts_and_split_characters_arrive_whole() {
         // The last character comes in two halves.
         let last = decoded.tokens.pop().unwrap();
         for half in [&last.bytes[..2], &last.bytes[2..]] {
-            decoded.tokens.push(gstscribe::inference::Token {
+            decoded.tokens.push(Token {
                 bytes: half.to_vec(),
                 ..last.clone()
             });

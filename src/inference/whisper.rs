@@ -12,8 +12,8 @@ const MAX_PROMPT_CHARS: usize = 1_000;
 const MAX_PROMPT_WORD: usize = 64;
 /// Tokens of a prompt that the decoder has room for.
 pub(super) const MAX_PROMPT_TOKENS: usize = 223;
-/// A jump of the alignment between neighbouring tokens that is worth reporting, in samples: 3 s.
-const GAP_SAMPLES: u32 = 3 * 16_000;
+/// A jump of the alignment between neighbouring tokens that is worth reporting, in samples: 2 s.
+const GAP_SAMPLES: u32 = 2 * 16_000;
 
 /// A third of what a thread of a machine of 2020 does with f16 weights.
 const SLOW_OPERATIONS_PER_SECOND: f64 = 10e9;

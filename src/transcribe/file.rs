@@ -846,7 +846,7 @@ impl Session {
     }
 
     fn again(&mut self, parts: &mut Vec<Part>, at: usize, pass: &Pass) {
-        if let Pass::Split | Pass::Tail { .. } = pass {
+        if let Pass::Split | Pass::Tail { .. } | Pass::Gap { .. } = pass {
             self.divide(parts, at, pass);
             return;
         }
@@ -863,29 +863,34 @@ impl Session {
                 part.params.best_of = 3;
                 part.prompt = false;
             }
-            Pass::Split | Pass::Tail { .. } => {}
+            Pass::Split | Pass::Tail { .. } | Pass::Gap { .. } => {}
         }
         let mut part = parts.remove(at);
         self.submit(&mut part);
         parts.insert(at, part);
     }
 
-    /// Two parts for one: both heard again, or only what lies behind the text.
+    /// Two parts for one: both heard again, or only what lies behind a text that is kept.
     fn divide(&mut self, parts: &mut Vec<Part>, at: usize, pass: &Pass) {
         let samples = |seconds: f32| (seconds * SAMPLE_RATE as f32) as u32;
         let least = samples(self.guard_params.tail_s);
         let long = samples(self.guard_params.early_end_s);
         let plan = &parts[at].plan;
-        let (tail, halves) = match pass {
+        let (behind, halves) = match pass {
             Pass::Tail { from } => {
                 let much = plan.speech_behind(*from) > u64::from(long);
                 (plan.split_behind(*from, least), much)
             }
+            Pass::Gap { from } => (plan.split_behind(*from, least), true),
             _ => (None, true),
         };
-        let keep_first = tail.is_some();
+        let kept = behind.as_ref().and_then(|_| match pass {
+            Pass::Gap { from: 0 } => None,
+            Pass::Gap { from } => Some(parts[at].ladder.last_until(*from)),
+            _ => Some(parts[at].ladder.best()),
+        });
         let halves = || plan.split().filter(|_| halves);
-        let Some((a, b)) = tail.or_else(halves) else {
+        let Some((a, b)) = behind.or_else(halves) else {
             // No pause to cut at: what there is must do.
             let part = &mut parts[at];
             part.done = Some(part.ladder.best());
@@ -894,11 +899,15 @@ impl Session {
         let whole = Arc::clone(&parts[at].samples);
         let cut = a.len().min(whole.len());
         let (first, second): (Arc<[f32]>, Arc<[f32]>) = (whole[..cut].into(), whole[cut..].into());
-        // Halves are not halved again.
         let mut b = self.part(b, second);
-        b.ladder.no_split();
-        let a = if keep_first {
-            b.ladder.only_good();
+        // Halves are not halved again.
+        if !matches!(pass, Pass::Gap { .. }) {
+            b.ladder.no_halves();
+        }
+        let a = if let Some(kept) = kept {
+            if matches!(pass, Pass::Tail { .. }) {
+                b.ladder.only_good();
+            }
             let part = &parts[at];
             Part {
                 plan: a,
@@ -907,11 +916,11 @@ impl Session {
                 params: part.params.clone(),
                 prompt: part.prompt,
                 ticket: None,
-                done: Some(part.ladder.best()),
+                done: Some(kept),
             }
         } else {
             let mut a = self.part(a, first);
-            a.ladder.no_split();
+            a.ladder.no_halves();
             a
         };
         parts.splice(at..=at, [a, b]);

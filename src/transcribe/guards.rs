@@ -12,7 +12,7 @@ use flate2::write::ZlibEncoder;
 
 use crate::audio::SAMPLE_RATE;
 use crate::audio::speech;
-use crate::inference::Decoded;
+use crate::inference::{Decoded, Token};
 
 use super::packer::Plan;
 use super::{RawWord, folded};
@@ -60,7 +60,7 @@ impl Default for GuardParams {
             no_speech_faulty: 0.5,
             early_end_s: 2.5,
             tail_s: 1.0,
-            gap_s: 4.0,
+            gap_s: 2.0,
             verbatim: false,
         }
     }
@@ -111,7 +111,10 @@ pub enum Fault {
     /// It ends a little before the speech does.
     Tail,
     /// It jumps over speech.
-    Gap,
+    Gap {
+        /// Behind the last word before, in samples of the window; 0 where there is none.
+        from: u32,
+    },
     /// There is speech and no text.
     NoText,
     /// It has more words than there is time for.
@@ -166,8 +169,8 @@ pub fn judge(decoded: &Decoded, facts: &WindowFacts, params: &GuardParams) -> Ju
     }
     let gap =
         |(a, b): &(u32, u32)| facts.speech_between(*a, *b) as f32 > params.gap_s * SECOND as f32;
-    if decoded.gaps.iter().any(gap) {
-        faults.push(Fault::Gap);
+    if let Some((from, _)) = decoded.gaps.iter().copied().find(gap) {
+        faults.push(Fault::Gap { from });
     }
     if leaks(&text, &facts.prompt) && (decoded.sot_no_speech > 0.3 || seconds < 1.0) {
         faults.push(Fault::Prompt);
@@ -193,6 +196,12 @@ pub enum Pass {
     },
     /// Each half on its own.
     Split,
+    /// What was said before the model jumped over speech is kept, and all behind it heard again; if nothing was, what lies
+    /// before the first pause is heard by itself.
+    Gap {
+        /// Behind the last word before, in samples of the window; 0 where there is none.
+        from: u32,
+    },
     /// What was said is kept, and the speech behind it heard by itself.
     Tail {
         /// Where the model last listened, in samples of the window.
@@ -215,7 +224,10 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Ladder {
     passes: Vec<Pass>,
-    may_split: bool,
+    /// It may be cut where there is a pause, and heard again.
+    may_halve: bool,
+    /// It may be cut where the model jumped.
+    may_divide: bool,
     /// A tail: it has a text that is good, or none.
     only_good: bool,
     candidates: Vec<(f32, Decoded)>,
@@ -235,15 +247,16 @@ impl Ladder {
         passes.reverse();
         Self {
             passes,
-            may_split: !temperatures.is_empty(),
+            may_halve: !temperatures.is_empty(),
+            may_divide: !temperatures.is_empty(),
             only_good: false,
             candidates: Vec::new(),
         }
     }
 
-    /// This window is a half already.
-    pub fn no_split(&mut self) {
-        self.may_split = false;
+    /// This window is a half already: it is divided only where the model jumped.
+    pub fn no_halves(&mut self) {
+        self.may_halve = false;
     }
 
     /// This window is the end of another, for which the model had no words: what it has for it now must be good at once.
@@ -269,7 +282,7 @@ impl Ladder {
         let missing = faults.iter().any(|f| {
             matches!(
                 f,
-                Fault::EarlyEnd | Fault::Tail | Fault::Gap | Fault::NoText
+                Fault::EarlyEnd | Fault::Tail | Fault::Gap { .. } | Fault::NoText
             )
         });
         let wrong = faults
@@ -280,12 +293,18 @@ impl Ladder {
             worth -= 10.0;
         }
         self.candidates.push((worth, decoded));
-        if missing && std::mem::take(&mut self.may_split) {
+        let may_halve = std::mem::take(&mut self.may_halve);
+        if missing && std::mem::take(&mut self.may_divide) {
             let pass = match (faults.as_slice(), from) {
                 ([Fault::EarlyEnd | Fault::Tail], Some(from)) => Pass::Tail { from },
+                ([Fault::Gap { from }] | [Fault::EarlyEnd, Fault::Gap { from }], _) => {
+                    Pass::Gap { from: *from }
+                }
                 _ => Pass::Split,
             };
-            return Verdict::Again(pass);
+            if may_halve || matches!(pass, Pass::Gap { .. }) {
+                return Verdict::Again(pass);
+            }
         }
         if missing && !wrong && !faults.contains(&Fault::Unsure) && !faults.contains(&Fault::NoText)
         {
@@ -295,6 +314,18 @@ impl Ladder {
             Some(pass) => Verdict::Again(pass),
             None => Verdict::Done(self.best()),
         }
+    }
+
+    /// The last text, as far as it goes to `until`, in samples of the window.
+    pub fn last_until(&self, until: u32) -> Decoded {
+        let last = self.candidates.last().map(|(_, decoded)| decoded);
+        let mut kept = last.cloned().unwrap_or_default();
+        let within = |t: &Token| t.end.is_none_or(|end| end <= until);
+        let count = kept.tokens.iter().take_while(|t| within(t)).count();
+        kept.tokens.truncate(count);
+        kept.alignment_end = kept.alignment_end.map(|end| end.min(until));
+        kept.gaps.retain(|(_, end)| *end <= until);
+        kept
     }
 
     /// The best text so far, its loops cut out.
@@ -571,12 +602,12 @@ mod tests {
         text.gaps = vec![(8_000, 100_000)];
         text.alignment_end = Some(120_000);
 
-        assert!(faults(&text, &facts(7)).contains(&Fault::Gap));
+        assert_eq!(faults(&text, &facts(7)), [Fault::Gap { from: 8_000 }]);
         let quiet = WindowFacts {
             speech: vec![(0, 9_000), (99_000, 120_000)],
             ..facts(0)
         };
-        assert!(!faults(&text, &quiet).contains(&Fault::Gap));
+        assert_eq!(faults(&text, &quiet), []);
     }
 
     #[test]
@@ -681,11 +712,32 @@ mod tests {
 
         let verdict = ladder.next(
             decoded("one "),
-            Judgement::Bad(vec![Fault::EarlyEnd, Fault::Gap]),
+            Judgement::Bad(vec![Fault::Unsure, Fault::EarlyEnd]),
             &facts(20),
         );
 
         assert_eq!(verdict, Verdict::Again(Pass::Split));
+    }
+
+    #[test]
+    fn what_was_jumped_over_is_heard_again_with_all_behind_it() {
+        let mut ladder = Ladder::new(5, &[0.4]);
+        let mut text = decoded("one two three ");
+        text.gaps = vec![(8_000, 100_000)];
+        text.tokens[1].end = Some(100_000);
+        text.tokens[2].end = Some(108_000);
+        text.alignment_end = Some(108_000);
+
+        let verdict = ladder.next(
+            text,
+            Judgement::Bad(vec![Fault::EarlyEnd, Fault::Gap { from: 8_000 }]),
+            &facts(20),
+        );
+
+        assert_eq!(verdict, Verdict::Again(Pass::Gap { from: 8_000 }));
+        let kept = ladder.last_until(8_000);
+        assert_eq!(super::text(&kept), "one ");
+        assert_eq!((kept.alignment_end, kept.gaps), (Some(8_000), vec![]));
     }
 
     #[test]

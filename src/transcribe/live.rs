@@ -467,11 +467,14 @@ impl Session {
             },
             cancel: CancelToken::new(),
         };
-        // What stands for good is worth several texts; a step is decoded again soon.
-        let beam = match (ask.reason, self.params.beam) {
-            (Reason::Step, beam) => beam.max(1),
-            (_, 0) => self.models.default_beam(),
-            (_, beam) => beam,
+        // Texts beside the first are the first thing that a machine without time does without. Behind a prefix they cost
+        // little; where all is written anew with each step, they cost as much again.
+        let plain =
+            ask.reason == Reason::Step && (self.level > Level::Full || !self.models.takes_prefix());
+        let beam = match self.params.beam {
+            0 if plain => 1,
+            0 => self.models.default_beam(),
+            beam => beam,
         };
         let params = BatchParams {
             beam,

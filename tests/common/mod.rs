@@ -291,7 +291,7 @@ impl Rig {
         self.sound(from_ms, to_ms, 0.0)
     }
 
-    fn sound(&self, from_ms: u64, to_ms: u64, level: f32) -> &Self {
+    pub fn sound(&self, from_ms: u64, to_ms: u64, level: f32) -> &Self {
         let mut at = from_ms;
         while at < to_ms {
             let end = (at + 100).min(to_ms);
