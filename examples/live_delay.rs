@@ -205,7 +205,7 @@ fn play(
     source.end_of_stream()?;
     loop {
         let message = bus
-            .timed_pop(gst::ClockTime::from_seconds(60))
+            .timed_pop(gst::ClockTime::from_seconds(600))
             .ok_or("no EOS")?;
         match message.view() {
             gst::MessageView::Eos(_) => break,

@@ -4,7 +4,7 @@
 # Live captions in real time: delay, errors beside file mode, processor time, and a machine that is too slow. Figures go to
 # benches/runs, the section "Live" of docs/benchmarks.md is written from them.
 #
-#   scripts/bench-live.sh                 everything that is not kept in target/bench/live (a quiet machine, forty minutes)
+#   scripts/bench-live.sh                 everything that is not kept in target/bench/live (a quiet machine, fifty minutes)
 #   scripts/bench-live.sh --fresh         everything anew
 #   scripts/bench-live.sh "one core"      cases by a part of their names; nothing is kept in benches/runs
 #
@@ -26,6 +26,16 @@ if [ "${SCRIBE_BENCH_BUILT:-0}" != 1 ]; then
     # shellcheck source=scripts/engine.sh
     . scripts/engine.sh
     cargo build --release --locked --features cli --lib --bin scribe-worker --example batch --example live_delay || die "the build failed" "make build"
+fi
+# GStreamer's own whispertranscriber, as scripts/bench.sh builds it: the crate is a plugin, too.
+peer=target/bench/gst-whisper
+if [ ! -f "$peer/plugins/libgstwhisper.so" ]; then
+    say "building whispertranscriber (crate gst-plugin-whisper 0.15.2) in target/bench (some minutes, once)"
+    GGML_NATIVE=ON cargo build --quiet --release --locked --manifest-path scripts/bench/gst-whisper/Cargo.toml --target-dir "$peer" ||
+        die "gst-plugin-whisper 0.15.2 could not be built" "the lines above say why"
+    mkdir -p "$peer/plugins"
+    # shellcheck disable=SC2012
+    cp "$(ls -t "$peer"/release/deps/libgstwhisper-*.so | head -1)" "$peer/plugins/libgstwhisper.so"
 fi
 for program in batch live_delay; do
     [ -x "target/release/examples/$program" ] || die "target/release/examples/$program is missing" "make build"

@@ -360,6 +360,26 @@ fn a_source_that_falls_silent_without_sound_has_its_last_words_said() {
 }
 
 #[test]
+fn a_pause_in_mid_word_loses_doubles_and_cuts_nothing() {
+    let stream = Stream::new("live_pause");
+    stream.quiet(500).words(2..8);
+    stream.push(WORD_MS / 2, 0.08);
+
+    stream.rig.element.set_state(gst::State::Paused).unwrap();
+    // Longer than a source that has fallen silent is waited for.
+    std::thread::sleep(Duration::from_millis(1500));
+    let meanwhile = stream.heard();
+    stream.rig.element.set_state(gst::State::Playing).unwrap();
+    stream.push(WORD_MS / 2, 0.08);
+    stream.quiet(PAUSE_MS).words(9..14).quiet(2000);
+    let out = stream.rig.finish();
+
+    assert!(meanwhile.len() < 7, "{meanwhile:?}");
+    assert_eq!(texts(&out), names(2..14));
+    assert_continuous(&out, ms(0));
+}
+
+#[test]
 fn a_flush_forgets_and_what_follows_is_right() {
     let stream = Stream::new("live_flush");
 

@@ -3,7 +3,7 @@
 on a machine that is too slow. Called by scripts/bench-live.sh.
 
 `examples/live_delay` plays streams in real time and notes when each word comes. What it wrote is kept in target/bench/live until
---fresh: a run takes forty minutes.
+--fresh: a run takes fifty minutes.
 """
 
 import argparse
@@ -26,14 +26,18 @@ OTHERS = ("chain_clean", "chain_vctk", "d03_three")
 HERE = common.WORK / "live"
 STREAMS = HERE / "streams"
 OURS = "scribetranscriber unit=word"
-# Name, cores, streams that are played at once (a list of such groups, one after the other), processes that hold the cores.
+# GStreamer's own element at its defaults but for two threads.
+PEER = f"whispertranscriber model-path={common.ROOT}/models/ggml-tiny.en-q8_0.bin model-preset=tiny-en n-threads=2"
+# Name, cores, streams that are played at once (a list of such groups, one after the other), processes that hold the cores, element.
 CASES = (
-    ("one core", 1, [[n] for n in CHOSEN], 0),
-    ("one core, recordings not used for the choice", 1, [[n] for n in OTHERS], 0),
-    ("two cores", 2, [[n] for n in CHOSEN], 0),
-    ("two streams on one core", 1, [["bush_columbia_2003", "chain_other"]], 0),
-    ("four streams on one core", 1, [["bush_columbia_2003", "chain_other", "chain_lj", "d02_dialog"]], 0),
-    ("one core that two other processes want", 1, [["bush_columbia_2003"]], 2),
+    ("one core", 1, [[n] for n in CHOSEN], 0, OURS),
+    ("one core, recordings not used for the choice", 1, [[n] for n in OTHERS], 0, OURS),
+    ("two cores", 2, [["bush_columbia_2003"], ["chain_other"]], 0, OURS),
+    ("two cores, the first of them", 2, [["bush_columbia_2003"]], 0, OURS),
+    ("the same, whispertranscriber", 2, [["bush_columbia_2003"]], 0, PEER),
+    ("two streams on one core", 1, [["bush_columbia_2003", "chain_other"]], 0, OURS),
+    ("four streams on one core", 1, [["bush_columbia_2003", "chain_other", "chain_lj", "d02_dialog"]], 0, OURS),
+    ("one core that two other processes want", 1, [["bush_columbia_2003"]], 2, OURS),
 )
 
 
@@ -164,27 +168,35 @@ def as_file(options):
     return out
 
 
-def played(case, options):
-    """Raw figures of a case: one document for each group of streams."""
-    name, cores, groups, held = case
+def played(case, options, done):
+    """Raw figures of a case: one document for each group of streams. What two cases have in common is played once."""
+    name, cores, groups, held, element = case
     documents = []
     for group in groups:
-        slug = "-".join([name.replace(" ", "_").replace(",", ""), *(group if len(groups) > 1 else [])])
-        path = HERE / f"{slug}.json"
-        if options.fresh or not path.is_file():
+        peer = ["whispertranscriber"] if element == PEER else []
+        path = HERE / f"{'-'.join([f'{cores}_cores', f'{held}_others', *peer, *group])}.json"
+        if not path.is_file() or (options.fresh and path not in done):
             common.say(f"{name}: {', '.join(group)}")
             files = [sound_of(n) for n in group]
             own = sorted(os.sched_getaffinity(0))[:cores]
             pin = lambda: os.sched_setaffinity(0, own)
             others = [subprocess.Popen(["sh", "-c", "while :; do :; done"], preexec_fn=pin) for _ in range(held)]
             try:
-                command = [common.ROOT / "target/release/examples/live_delay", f"element={OURS}", f"out={path}", *files]
-                subprocess.run(command, check=True, env=common.environment(), preexec_fn=pin)
+                command = [common.ROOT / "target/release/examples/live_delay", f"element={element}", f"out={path}", *files]
+                subprocess.run(command, check=True, env=environment(), preexec_fn=pin)
             finally:
                 for other in others:
                     other.kill()
+        done.add(path)
         documents.append(json.loads(path.read_text()))
     return documents
+
+
+def environment():
+    """The peer's plugin beside ours."""
+    own = common.environment()
+    folders = [str(common.WORK / "gst-whisper" / "plugins"), own.get("GST_PLUGIN_PATH", "")]
+    return {**own, "GST_PLUGIN_PATH": ":".join(f for f in folders if f)}
 
 
 def silence(options):
@@ -321,7 +333,8 @@ def main():
     index = {entry["id"]: entry for entry in json.loads((STREAMS / "index.json").read_text())}
     base = as_file(options)
     chosen = [c for c in CASES if not options.cases or any(part in c[0] for part in options.cases)]
-    figures = {"cases": {c[0]: figures_of(played(c, options), index, base) for c in chosen}}
+    done = set()
+    figures = {"cases": {c[0]: figures_of(played(c, options, done), index, base) for c in chosen}}
     quiet = silence(options)
     figures["silence"] = {"cpu": quiet["cpu"], "seconds": sum(quiet["seconds"])}
     text = tables(figures)

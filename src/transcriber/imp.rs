@@ -72,6 +72,8 @@ struct State {
     max_delay_ms: u32,
     process: Option<ProcessStats>,
     segment_seen: bool,
+    /// It was played and is paused: time stands still.
+    paused: bool,
     way: Way,
     /// What was last said downstream.
     tags: Option<gst::TagList>,
@@ -134,6 +136,11 @@ impl Transcriber {
 
     pub(super) fn way(&self) -> Way {
         self.state().way
+    }
+
+    /// Whether the pipeline was played and is paused.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state().paused
     }
 
     /// When words are due after their sound, milliseconds.
@@ -711,6 +718,8 @@ impl ElementImpl for Transcriber {
                     return Err(gst::StateChangeError);
                 }
             }
+            gst::StateChange::PausedToPlaying => self.state().paused = false,
+            gst::StateChange::PlayingToPaused => self.state().paused = true,
             gst::StateChange::PausedToReady => {
                 self.ear.inbox().shutdown();
                 // Before `src`, which waits for the worker: one of them may hold it up.

@@ -155,9 +155,14 @@ impl Worker {
         let Some(live) = &mut stream.ground.live else {
             return;
         };
+        let element = self.element.upgrade();
+        // Who pauses in mid-word goes on with the word.
+        if element.as_ref().is_some_and(|e| e.imp().is_paused()) {
+            live.heard = Instant::now();
+        }
         let stalls = !live.stalled && wants && live.heard.elapsed() >= STALL;
         live.stalled |= stalls;
-        let due_ms = self.element.upgrade().map(|e| e.imp().due_ms());
+        let due_ms = element.map(|e| e.imp().due_ms());
         let due_ms = due_ms.filter(|ms| live.paced && *ms != live.due_ms);
         live.due_ms = due_ms.unwrap_or(live.due_ms);
         for session in stream.live_sessions() {

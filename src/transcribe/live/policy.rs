@@ -4,7 +4,7 @@
 //!
 //! A word stands when two decodings in a row agree on it (LocalAgreement-2: Macháček, Dabre, Bojar, "Turning Whisper into
 //! Real-Time Transcription System", 2023), when somebody has stopped speaking, or when it is due. What stands is told to
-//! the model as the beginning of its text, and never changes. The last ten seconds and their words are kept across
+//! the model as the beginning of its text, and never changes. The last fifteen seconds and their words are kept across
 //! pauses: short pieces of sound by themselves are what a model makes up phrases for.
 
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ const KEEP_BACK: u64 = 300 * MS;
 /// A last word that ends so near to it is a guess.
 const EDGE: u64 = 250 * MS;
 /// Context kept across pauses, and how far from that length a good place to cut is looked for.
-const CONTEXT: u64 = 10 * SECOND;
+const CONTEXT: u64 = 15 * SECOND;
 const CONTEXT_SLACK: f32 = 4.0 * SECOND as f32;
 /// A pause behind which nothing is kept.
 const FORGET: u64 = 3 * SECOND;
