@@ -16,7 +16,7 @@ use common::*;
 use gst::prelude::*;
 use gstscribe::context::registry_context;
 use gstscribe::inference::EngineError;
-use gstscribe::inference::fake::FakeBatches;
+use gstscribe::inference::fake::{FakeBatches, FakeSpeech};
 use gstscribe::messages;
 use gstscribe::meta;
 
@@ -546,6 +546,92 @@ fn online(name: &str) -> gst::Element {
     element.set_property_from_str("mode", "online");
     element.set_property("latency", 2_000_u32);
     element
+}
+
+/// What the first STREAM of `element` is told of the latency, nanoseconds.
+fn announced(element: gst::Element, is_live: bool) -> u64 {
+    element.set_property_from_str("mode", "online");
+    let rig = Rig::of(element, is_live);
+    rig.begin();
+    level(&rig, 0, 1, ANN);
+    let sticky = events(&rig.finish(), gst::EventType::CustomDownstreamSticky);
+    let sticky = sticky[0].structure().unwrap();
+    sticky.get::<u64>("latency").unwrap()
+}
+
+#[test]
+fn live_turns_are_told_sooner_unless_a_latency_is_asked_for() {
+    assert_eq!(announced(fakes("latency_file"), false), 5_000 * MS);
+    assert_eq!(announced(fakes("latency_live"), true), 1_000 * MS);
+    let asked = fakes("latency_asked");
+    asked.set_property("latency", 3_000_u32);
+    assert_eq!(announced(asked, true), 3_000 * MS);
+    let least = fakes("latency_least");
+    least.set_property("latency", 1_u32);
+    assert_eq!(announced(least, true), 500 * MS);
+}
+
+#[test]
+fn live_words_have_their_speakers_when_they_stand() {
+    init();
+    FakeBatches::default().register("live_words");
+    FakeSpeech::hearing().register("live_words");
+    let bin = gst::ElementFactory::make("scribebin")
+        .property_from_str("mode", "live")
+        .property("segmentation-model", "fake:live_words")
+        .property("embedding-model", "fake:live_words")
+        .property("model", "fake:live_words")
+        .property("vad-model", "fake:")
+        .property_from_str("unit", "word")
+        .build()
+        .unwrap();
+    bin.set_context(&registry_context(&registry()));
+    let rig = Rig::of(bin, false);
+    rig.begin();
+
+    let mut at = 0;
+    let mut push = |ms: u64, level: f32| {
+        for n in 0..ms / 100 {
+            let sound = std::iter::repeat_n(level, 1_600);
+            let sound = sound.flat_map(f32::to_le_bytes).collect();
+            rig.push(buffer(sound, at + n * 100)).unwrap();
+            let wanted = (at + (n + 1) * 100) as f64 / 1000.0 - 0.001;
+            eventually("both have heard it", || {
+                let stats = rig.element.property::<gst::Structure>("stats");
+                let [words, turns] = ["transcriber", "diarizer"]
+                    .map(|name| stats.get::<gst::Structure>(name).unwrap());
+                words.get::<f64>("audio-seconds").unwrap() >= wanted
+                    && words.get::<u64>("in-work").unwrap() == 0
+                    && turns.get::<f64>("buffered-seconds") == Ok(0.0)
+            });
+        }
+        at += ms;
+    };
+    for voice in [ANN, BEN] {
+        for n in 0..30 {
+            push(300, voice + (n % 2) as f32 / 100.0);
+        }
+        // The fake takes what lies in a window for one person.
+        push(12_000, 0.0);
+    }
+    let words: Vec<(String, Option<String>)> = buffers(&rig.out.all())
+        .iter()
+        .flat_map(|b| meta::read(b).unwrap().cue.words)
+        .map(|w| (w.text.trim().to_owned(), w.speaker_id))
+        .collect();
+    rig.finish();
+
+    assert!(words.len() > 50, "{words:?}");
+    let of = |voice: &str| -> Vec<&str> {
+        let own = words.iter().filter(|(text, _)| text.starts_with(voice));
+        own.map(|(_, id)| id.as_deref().unwrap_or("nobody"))
+            .collect()
+    };
+    assert!(of("w3").iter().all(|id| *id == "speaker-1"), "{words:?}");
+    // A voice that was never heard is somebody else's for some seconds, until it is told from his.
+    let ben = of("w12");
+    assert!(!ben.contains(&"nobody"), "{words:?}");
+    assert!(ben[15..].iter().all(|id| *id == "speaker-2"), "{words:?}");
 }
 
 #[test]

@@ -135,6 +135,7 @@ impl ScribeBin {
         };
         self.transcriber.set_property("mode", words);
         self.diarizer.set_property("mode", turns);
+        self.diarizer.set_live_words(settings.mode == BinMode::Live);
         // The speaker models run on the processor, wherever Whisper does.
         let device = self.transcriber.property::<String>("device");
         let device = if device == "cpu" { "cpu" } else { "auto" };

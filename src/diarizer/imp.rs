@@ -239,6 +239,10 @@ impl Diarizer {
         }
     }
 
+    pub(super) fn set_live_words(&self, live: bool) {
+        self.settings().live_words = live;
+    }
+
     /// The first segment says whether the source is live.
     fn choose_mode(&self) {
         let asked = self.settings().mode;
@@ -261,7 +265,8 @@ impl Diarizer {
         if std::mem::replace(&mut self.state().announced, true) {
             return;
         }
-        let latency = gst::ClockTime::from_mseconds(u64::from(self.settings().latency_ms));
+        let latency = self.settings().online_latency_ms(self.is_live());
+        let latency = gst::ClockTime::from_mseconds(u64::from(latency));
         let event = match self.mode() {
             DiarizerMode::Online => messages::diarization("online", latency),
             _ => messages::diarization("offline", gst::ClockTime::ZERO),
@@ -303,7 +308,8 @@ impl Diarizer {
                 }
                 let (live, min, max) = upstream.result();
                 if live {
-                    let own = gst::ClockTime::from_mseconds(u64::from(self.settings().latency_ms));
+                    let own = self.settings().online_latency_ms(true);
+                    let own = gst::ClockTime::from_mseconds(u64::from(own));
                     q.set(true, min + own, max.map(|m| m + own));
                 } else {
                     q.set(false, min, max);

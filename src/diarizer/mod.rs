@@ -8,6 +8,7 @@ mod worker;
 
 use gst::glib;
 use gst::prelude::*;
+use gst::subclass::prelude::*;
 
 glib::wrapper! {
     /// See the module.
@@ -35,6 +36,13 @@ pub enum DiarizerMode {
         nick = "online"
     )]
     Online,
+}
+
+impl Diarizer {
+    /// Whether words behind it are live though the source may be none: their speakers are wanted soon.
+    pub(crate) fn set_live_words(&self, live: bool) {
+        self.imp().set_live_words(live);
+    }
 }
 
 /// Registers the element.

@@ -14,11 +14,19 @@ use crate::registry::limit::MemoryLimit;
 /// Most people that are told apart where nobody says how many there are.
 pub(super) const SPEAKERS_MOST: u32 = 50;
 
+/// Latencies with `mode=online` that nobody asked for: live words stand after a second and a half and do not wait; with more
+/// time fewer turns have to be mended.
+const LATENCY_LIVE_MS: u32 = 1_000;
+const LATENCY_MS: u32 = 5_000;
+const LATENCY_LEAST_MS: u32 = 500;
+
 /// Plain data: no handles, no locks, cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub mode: DiarizerMode,
     pub latency_ms: u32,
+    /// Words behind it are live, whatever the source is: scribebin knows.
+    pub live_words: bool,
     pub step_ms: u32,
     pub num_speakers: u32,
     pub min_speakers: u32,
@@ -42,7 +50,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             mode: DiarizerMode::Auto,
-            latency_ms: 5_000,
+            latency_ms: 0,
+            live_words: false,
             step_ms: 2_000,
             num_speakers: 0,
             min_speakers: 0,
@@ -90,6 +99,15 @@ impl Settings {
             models.map(|s| (*s).to_owned()).collect(),
             steps.contains(&"none"),
         )
+    }
+
+    /// How far behind the sound turns are final with `mode=online`, milliseconds.
+    pub(super) fn online_latency_ms(&self, source_is_live: bool) -> u32 {
+        match self.latency_ms {
+            0 if source_is_live || self.live_words => LATENCY_LIVE_MS,
+            0 => LATENCY_MS,
+            asked => asked.max(LATENCY_LEAST_MS),
+        }
     }
 
     /// Contradictions that no model could serve, found before one is loaded.
@@ -204,7 +222,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
     let most = SPEAKERS_MOST;
     vec![
         glib::ParamSpecEnum::builder_with_default("mode", d.mode).nick("Mode").blurb("When turns are told").mutable_ready().build(),
-        count("latency", "Latency", "With mode=online: how far behind the sound a turn is final, in milliseconds; what the turns pad answers a latency query with", 500..=10_000, d.latency_ms),
+        count("latency", "Latency", "With mode=online: how far behind the sound a turn is final, in milliseconds, 500 at least; 0: 1000 where words are live, who stand soon, 5000 where they wait; what the turns pad answers a latency query with", 0..=10_000, d.latency_ms),
         count("step", "Step", "From one window of ten seconds to the next, in milliseconds: 1000 doubles the work of 2000 for a little less error", 500..=10_000, d.step_ms),
         count("num-speakers", "Number of speakers", "How many people speak; 0: to be found out", 0..=most, d.num_speakers),
         count("min-speakers", "Fewest speakers", "How many people speak at least; 0: to be found out", 0..=most, d.min_speakers),

@@ -216,7 +216,7 @@ impl Worker {
         let is_live = self.element.upgrade().is_some_and(|e| e.imp().is_live());
         let options = OnlineOptions {
             thresholds: loaded.voice.thresholds,
-            latency: self.settings.latency_ms as usize * 16,
+            latency: self.settings.online_latency_ms(is_live) as usize * 16,
             max_speakers: self.settings.speakers().1,
             cutting: self.cutting(),
             // A file comes faster than the models, and waits for them.
