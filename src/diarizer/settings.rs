@@ -222,7 +222,7 @@ pub(crate) fn build() -> Vec<glib::ParamSpec> {
     let most = SPEAKERS_MOST;
     vec![
         glib::ParamSpecEnum::builder_with_default("mode", d.mode).nick("Mode").blurb("When turns are told").mutable_ready().build(),
-        count("latency", "Latency", "With mode=online: how far behind the sound a turn is final, in milliseconds, 500 at least; 0: 1000 where words are live, who stand soon, 5000 where they wait; what the turns pad answers a latency query with", 0..=10_000, d.latency_ms),
+        count("latency", "Latency", "With mode=online: how far behind the sound a turn is final, in milliseconds, 500 at least; 0: 1000 before live words, which stand soon, else 5000; what the turns pad answers a latency query with", 0..=10_000, d.latency_ms),
         count("step", "Step", "From one window of ten seconds to the next, in milliseconds: 1000 doubles the work of 2000 for a little less error", 500..=10_000, d.step_ms),
         count("num-speakers", "Number of speakers", "How many people speak; 0: to be found out", 0..=most, d.num_speakers),
         count("min-speakers", "Fewest speakers", "How many people speak at least; 0: to be found out", 0..=most, d.min_speakers),

@@ -178,6 +178,9 @@ fn candidates() -> Vec<PathBuf> {
 /// (`target/release/deps` and `target/release`); then where `scribe-models runtime` puts it.
 pub(in crate::inference) fn folders() -> Vec<PathBuf> {
     let mut out: Vec<PathBuf> = plugin_folder().map(Path::to_owned).into_iter().collect();
+    // GStreamer looks into folders of folders, and may take the copy that cargo keeps in `target/release/deps`.
+    let built = plugin_folder().filter(|folder| folder.ends_with("deps"));
+    out.extend(built.and_then(Path::parent).map(Path::to_owned));
     if let Ok(program) = std::env::current_exe() {
         out.extend(program.ancestors().skip(1).take(2).map(Path::to_owned));
         // `target/debug` has no copy of its own: the one that set-up put beside the release build serves.
