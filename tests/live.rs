@@ -221,6 +221,29 @@ fn time_goes_on_and_nothing_is_lost_while_models_load() {
 }
 
 #[test]
+fn a_file_that_comes_faster_than_models_load_is_heard_from_its_beginning() {
+    let mut slow = FakeSpeech::hearing();
+    slow.load_delay = Duration::from_millis(1500);
+    slow.register("live_load_file");
+    let element = transcriber("live_load_file");
+    element.set_property_from_str("unit", "word");
+    element.set_property_from_str("mode", "live");
+    let rig = Rig::of(element, false);
+    rig.begin();
+    let mut at = 0;
+    for number in 2..100 {
+        for (length, level) in [(WORD_MS, number as f32 / 100.0), (PAUSE_MS, 0.0)] {
+            rig.push(sound(at, length, level)).unwrap();
+            at += length;
+        }
+    }
+
+    let out = rig.finish();
+
+    assert_eq!(texts(&out), names(2..100));
+}
+
+#[test]
 fn what_may_still_change_is_told_and_taken_back() {
     let stream = Stream::new("live_partial");
 

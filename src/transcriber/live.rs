@@ -63,10 +63,22 @@ impl Ground {
         }
     }
 
-    /// Keeps sound until there are models: no more of it than could still give words in time.
+    /// Whether the source is live, and waits for nobody.
+    fn is_paced(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.paced)
+    }
+
+    /// So much sound waits for models that a source which can wait does so too.
+    pub(super) fn is_full(&self) -> bool {
+        let first = self.early.front().map(|placed| placed.place.start);
+        !self.is_paced() && first.is_some_and(|first| self.end.since(first) >= MOST_EARLY)
+    }
+
+    /// Keeps sound until there are models: of a source that waits for nobody no more than could still give words in time.
     pub(super) fn hold(&mut self, placed: Placed) {
         self.early.push_back(placed);
-        while let Some(first) = self.early.front()
+        while self.is_paced()
+            && let Some(first) = self.early.front()
             && self.end.since(first.end()) > MOST_EARLY
         {
             self.early.pop_front();

@@ -188,7 +188,7 @@ impl Worker {
             // Live sound waits for nobody: text may be due before there are models.
             let wants = match loading.loaded() {
                 Some(_) => stream.as_mut().is_none_or(Stream::wants_input),
-                None => self.is_live(),
+                None => self.is_live() && stream.as_ref().is_none_or(|s| !s.ground.is_full()),
             };
             let tick = match &stream {
                 Some(stream) if stream.ground.live.is_none() && loading.loaded().is_some() => TICK,
